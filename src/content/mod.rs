@@ -1,0 +1,1 @@
+//! Bytes that are on the server: the cache, and one download a file.

@@ -1,0 +1,1 @@
+//! The kernel's side: callbacks, mounting, invalidation. No decisions.

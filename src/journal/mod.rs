@@ -1,0 +1,1 @@
+//! Bytes that are not on the server yet.

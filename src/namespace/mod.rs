@@ -1,0 +1,1 @@
+//! Server paths to shown names, inodes, listings and their freshness.

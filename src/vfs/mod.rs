@@ -1,0 +1,1 @@
+//! The filesystem itself, async and free of FUSE.
