@@ -1,1 +1,7 @@
-//! Bytes that are on the server: the cache, and one download a file.
+//! Bytes that are on the server: the cache, and one download a file however many read it.
+
+pub mod cache;
+pub mod download;
+
+pub use cache::{Cache, Key};
+pub use download::Body;

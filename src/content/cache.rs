@@ -1,0 +1,463 @@
+//! The cache of whole files: all of it on disk, hot small files in memory too.
+//!
+//! An entry is a file whose name says everything: the hash of its key, its length and the SHA-256 of its bytes.
+//! It is written under a temporary name and renamed when whole, and its hash is checked the first time that a
+//! mount finds it, so a torn write is a miss and never a wrong byte. Least recently used entries go first; an
+//! open one stays readable, because its descriptor outlives its name. What a model wrote is kept in a directory
+//! of this mount's own and never trusted across mounts (DESIGN §3).
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use lru::LruCache;
+use sha2::{Digest, Sha256};
+
+use crate::api;
+
+/// Files up to this many bytes are also kept in memory.
+const SMALL: u64 = 128 << 10;
+
+/// What identifies one version of a file: container, file id, length and creation second.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    hash: String,
+    /// Whether the bytes may outlive the mount.
+    durable: bool,
+}
+
+impl Key {
+    /// The key of a version.
+    pub fn new(container: &api::ContainerId, file: &api::File) -> Self {
+        let mut digest = Sha256::new();
+        for part in [container.as_str(), file.id.as_str()] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part.as_bytes());
+        }
+        digest.update(file.bytes.map_or(u64::MAX, |bytes| bytes).to_le_bytes());
+        digest.update(file.created_at.to_le_bytes());
+        Self { hash: hex::encode(&digest.finalize()[..16]), durable: file.source == "user" }
+    }
+}
+
+/// A cached file's bytes.
+#[derive(Debug)]
+pub enum Cached {
+    /// A small file.
+    Memory(Bytes),
+    /// An open file and its length.
+    Disk(File, u64),
+}
+
+#[derive(Debug)]
+struct Entry {
+    path: PathBuf,
+    len: u64,
+    verified: bool,
+}
+
+#[derive(Debug)]
+struct Shelves {
+    disk: LruCache<String, Entry>,
+    disk_bytes: u64,
+    memory: LruCache<String, Bytes>,
+    memory_bytes: u64,
+    hits: u64,
+    misses: u64,
+}
+
+/// Sizes and hits, for `status`.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Usage {
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Files on disk.
+    pub files: u64,
+    /// Lookups that found their file.
+    pub hits: u64,
+    /// Lookups that did not.
+    pub misses: u64,
+}
+
+/// The cache of one account.
+#[derive(Debug)]
+pub struct Cache {
+    durable: PathBuf,
+    volatile: tempfile::TempDir,
+    _volatile_lock: File,
+    disk_limit: u64,
+    memory_limit: u64,
+    shelves: Mutex<Shelves>,
+}
+
+impl Cache {
+    /// Opens the cache in `dir`, which is made, private, if it is missing. Limits are in bytes.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read.
+    pub fn open(dir: &Path, disk_limit: u64, memory_limit: u64) -> io::Result<Self> {
+        private_dir(dir)?;
+        let durable = dir.join("files");
+        private_dir(&durable)?;
+        clear_dead_mounts(dir);
+        let volatile = tempfile::Builder::new().prefix("mount-").tempdir_in(dir)?;
+        let lock = File::create(volatile.path().join("lock"))?;
+        let mut held = fd_lock::RwLock::new(lock.try_clone()?);
+        // The lock belongs to the open file description, which `lock` shares, and is held until the mount ends.
+        std::mem::ManuallyDrop::new(held.try_write()?);
+        let mut shelves = Shelves {
+            disk: LruCache::unbounded(),
+            disk_bytes: 0,
+            memory: LruCache::unbounded(),
+            memory_bytes: 0,
+            hits: 0,
+            misses: 0,
+        };
+        for (hash, entry) in found_on_disk(&durable)? {
+            shelves.disk_bytes += entry.len;
+            shelves.disk.put(hash, entry);
+        }
+        let cache = Self {
+            durable,
+            volatile,
+            _volatile_lock: lock,
+            disk_limit,
+            memory_limit,
+            shelves: Mutex::new(shelves),
+        };
+        cache.shrink(&mut cache.shelves());
+        Ok(cache)
+    }
+
+    /// The bytes of a version, if they are here.
+    pub fn get(&self, key: &Key) -> Option<Cached> {
+        let mut shelves = self.shelves();
+        if let Some(bytes) = shelves.memory.get(&key.hash).cloned() {
+            shelves.disk.promote(&key.hash);
+            shelves.hits += 1;
+            return Some(Cached::Memory(bytes));
+        }
+        let Some(entry) = shelves.disk.get(&key.hash) else {
+            shelves.misses += 1;
+            return None;
+        };
+        let (path, len, verified) = (entry.path.clone(), entry.len, entry.verified);
+        drop(shelves);
+        let whole = File::open(&path).and_then(|file| {
+            if !verified {
+                verify(&file, &path, len)?;
+            }
+            let small = (len <= SMALL).then(|| read_whole(&file, len)).transpose()?;
+            Ok((file, small))
+        });
+        let mut shelves = self.shelves();
+        match whole {
+            Ok((file, small)) => {
+                shelves.hits += 1;
+                if let Some(entry) = shelves.disk.get_mut(&key.hash) {
+                    entry.verified = true;
+                }
+                match small {
+                    Some(bytes) => {
+                        self.remember(&mut shelves, &key.hash, bytes.clone());
+                        Some(Cached::Memory(bytes))
+                    }
+                    None => Some(Cached::Disk(file, len)),
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a cached file is missing or torn");
+                if let Some(entry) = shelves.disk.pop(&key.hash) {
+                    shelves.disk_bytes -= entry.len;
+                    let _ = fs::remove_file(entry.path);
+                }
+                shelves.misses += 1;
+                None
+            }
+        }
+    }
+
+    /// Whether the bytes of a version are here, without touching their age.
+    pub fn contains(&self, key: &Key) -> bool {
+        let shelves = self.shelves();
+        shelves.memory.contains(&key.hash) || shelves.disk.contains(&key.hash)
+    }
+
+    /// A temporary file beside the entries of `key`, for [`Cache::adopt`].
+    ///
+    /// # Errors
+    /// The file cannot be made: the caller goes on without the cache.
+    pub fn temporary(&self, key: &Key) -> io::Result<tempfile::NamedTempFile> {
+        tempfile::Builder::new().prefix(".part-").tempfile_in(self.room(key))
+    }
+
+    /// Takes in a whole file that [`Cache::temporary`] made.
+    ///
+    /// # Errors
+    /// The file cannot be renamed; it stays readable through its descriptor.
+    pub fn adopt(&self, key: &Key, file: tempfile::NamedTempFile, len: u64, sha256: &[u8]) -> io::Result<()> {
+        let path = self.room(key).join(entry_name(&key.hash, len, sha256));
+        let small = (len <= SMALL).then(|| read_whole(file.as_file(), len)).transpose()?;
+        file.persist(&path).map_err(|failed| failed.error)?;
+        self.shelve(key, path, len, small);
+        Ok(())
+    }
+
+    /// Takes in a copy of a whole file that lies elsewhere, such as a staging file that has been uploaded.
+    ///
+    /// # Errors
+    /// The file cannot be read or the copy not written.
+    pub fn adopt_copy(&self, key: &Key, from: &Path) -> io::Result<()> {
+        let mut source = File::open(from)?;
+        let mut copy = self.temporary(key)?;
+        let mut digest = Sha256::new();
+        let mut len = 0;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let got = source.read(&mut buffer)?;
+            if got == 0 {
+                break;
+            }
+            digest.update(&buffer[..got]);
+            io::Write::write_all(copy.as_file_mut(), &buffer[..got])?;
+            len += got as u64;
+        }
+        self.adopt(key, copy, len, &digest.finalize())
+    }
+
+    /// Drops a version that is gone or no longer trusted.
+    pub fn remove(&self, key: &Key) {
+        let mut shelves = self.shelves();
+        if let Some(bytes) = shelves.memory.pop(&key.hash) {
+            shelves.memory_bytes -= bytes.len() as u64;
+        }
+        if let Some(entry) = shelves.disk.pop(&key.hash) {
+            shelves.disk_bytes -= entry.len;
+            let _ = fs::remove_file(entry.path);
+        }
+    }
+
+    /// Frees what can be freed, after the disk was found full.
+    pub fn clear(&self) {
+        let mut shelves = self.shelves();
+        while let Some((_, entry)) = shelves.disk.pop_lru() {
+            let _ = fs::remove_file(entry.path);
+        }
+        shelves.disk_bytes = 0;
+    }
+
+    /// Sizes and hits.
+    pub fn usage(&self) -> Usage {
+        let shelves = self.shelves();
+        Usage {
+            disk_bytes: shelves.disk_bytes,
+            memory_bytes: shelves.memory_bytes,
+            files: shelves.disk.len() as u64,
+            hits: shelves.hits,
+            misses: shelves.misses,
+        }
+    }
+
+    fn room(&self, key: &Key) -> &Path {
+        if key.durable { &self.durable } else { self.volatile.path() }
+    }
+
+    fn shelve(&self, key: &Key, path: PathBuf, len: u64, small: Option<Bytes>) {
+        let mut shelves = self.shelves();
+        if let Some(old) = shelves.disk.put(key.hash.clone(), Entry { path: path.clone(), len, verified: true }) {
+            shelves.disk_bytes -= old.len;
+            if old.path != path {
+                let _ = fs::remove_file(old.path);
+            }
+        }
+        shelves.disk_bytes += len;
+        if let Some(bytes) = small {
+            self.remember(&mut shelves, &key.hash, bytes);
+        }
+        self.shrink(&mut shelves);
+    }
+
+    fn remember(&self, shelves: &mut Shelves, hash: &str, bytes: Bytes) {
+        shelves.memory_bytes += bytes.len() as u64;
+        if let Some(old) = shelves.memory.put(hash.to_owned(), bytes) {
+            shelves.memory_bytes -= old.len() as u64;
+        }
+        while shelves.memory_bytes > self.memory_limit {
+            let Some((_, bytes)) = shelves.memory.pop_lru() else { break };
+            shelves.memory_bytes -= bytes.len() as u64;
+        }
+    }
+
+    fn shrink(&self, shelves: &mut Shelves) {
+        while shelves.disk_bytes > self.disk_limit {
+            let Some((_, entry)) = shelves.disk.pop_lru() else { break };
+            shelves.disk_bytes -= entry.len;
+            let _ = fs::remove_file(entry.path);
+        }
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes a directory that its owner alone can enter.
+///
+/// # Errors
+/// It cannot be made.
+pub fn private_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn entry_name(hash: &str, len: u64, sha256: &[u8]) -> String {
+    format!("{hash}-{len}-{}", hex::encode(sha256))
+}
+
+/// Entries that earlier mounts left, least recently used first; broken temporary files are removed.
+fn found_on_disk(dir: &Path) -> io::Result<Vec<(String, Entry)>> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir)? {
+        let item = item?;
+        let name = item.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let Ok(metadata) = item.metadata() else { continue };
+        let mut parts = name.split('-');
+        match (parts.next(), parts.next().and_then(|len| len.parse::<u64>().ok()), parts.next()) {
+            (Some(hash), Some(len), Some(_)) if metadata.len() == len && !hash.is_empty() => {
+                let used = metadata.accessed().or_else(|_| metadata.modified()).ok();
+                found.push((used, hash.to_owned(), Entry { path: item.path(), len, verified: false }));
+            }
+            _ if name.starts_with(".part-") && !is_recent(&metadata) => {
+                let _ = fs::remove_file(item.path());
+            }
+            _ => {}
+        }
+    }
+    found.sort_by_key(|(used, _, _)| *used);
+    Ok(found.into_iter().map(|(_, hash, entry)| (hash, entry)).collect())
+}
+
+fn is_recent(metadata: &fs::Metadata) -> bool {
+    const AN_HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+    metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age < AN_HOUR)
+}
+
+/// Removes what mounts that were killed kept for themselves.
+fn clear_dead_mounts(dir: &Path) {
+    for item in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if !item.file_name().to_string_lossy().starts_with("mount-") {
+            continue;
+        }
+        let Ok(lock) = fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(item.path().join("lock"))
+        else {
+            continue;
+        };
+        let mut lock = fd_lock::RwLock::new(lock);
+        if lock.try_write().is_ok() {
+            let _ = fs::remove_dir_all(item.path());
+        }
+    }
+}
+
+fn verify(file: &File, path: &Path, len: u64) -> io::Result<()> {
+    let mut digest = Sha256::new();
+    let mut reader = file;
+    let copied = io::copy(&mut reader, &mut digest)?;
+    let expected = path.file_name().and_then(|name| name.to_str()?.rsplit('-').next().map(str::to_owned));
+    if copied == len && expected.is_some_and(|sum| sum == hex::encode(digest.finalize())) {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "checksum differs"))
+    }
+}
+
+fn read_whole(file: &File, len: u64) -> io::Result<Bytes> {
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0)?;
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn key(id: &str, source: &str) -> Key {
+        let file = serde_json::json!({"id": id, "path": "/mnt/data/x", "source": source, "created_at": 1});
+        Key::new(&"c".into(), &serde_json::from_value(file).unwrap())
+    }
+
+    fn put(cache: &Cache, key: &Key, bytes: &[u8]) {
+        let mut file = cache.temporary(key).unwrap();
+        file.write_all(bytes).unwrap();
+        cache.adopt(key, file, bytes.len() as u64, &Sha256::digest(bytes)).unwrap();
+    }
+
+    fn read(cache: &Cache, key: &Key) -> Option<Vec<u8>> {
+        Some(match cache.get(key)? {
+            Cached::Memory(bytes) => bytes.to_vec(),
+            Cached::Disk(file, len) => read_whole(&file, len).unwrap().to_vec(),
+        })
+    }
+
+    #[test]
+    fn uploads_survive_a_remount_and_the_models_files_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let cache = Cache::open(dir.path(), 1 << 20, 1 << 20).unwrap();
+            put(&cache, &key("a", "user"), b"mine");
+            put(&cache, &key("b", "assistant"), b"the model's");
+            assert_eq!(read(&cache, &key("b", "assistant")).unwrap(), b"the model's");
+        }
+        let cache = Cache::open(dir.path(), 1 << 20, 0).unwrap();
+        assert_eq!(read(&cache, &key("a", "user")).unwrap(), b"mine");
+        assert_eq!(read(&cache, &key("b", "assistant")), None);
+    }
+
+    #[test]
+    fn a_torn_file_is_a_miss() {
+        let dir = tempfile::tempdir().unwrap();
+        put(&Cache::open(dir.path(), 1 << 20, 0).unwrap(), &key("a", "user"), b"right");
+        let entry = fs::read_dir(dir.path().join("files")).unwrap().next().unwrap().unwrap().path();
+        fs::write(&entry, b"wrong").unwrap();
+        let cache = Cache::open(dir.path(), 1 << 20, 0).unwrap();
+        assert_eq!(read(&cache, &key("a", "user")), None);
+        assert!(!entry.exists());
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_stays_readable_while_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 600 << 10, 0).unwrap();
+        let big = vec![7; 200 << 10];
+        for id in ["a", "b", "c"] {
+            put(&cache, &key(id, "user"), &big);
+        }
+        let Some(Cached::Disk(open, len)) = cache.get(&key("a", "user")) else { panic!("not on disk") };
+        put(&cache, &key("d", "user"), &big);
+        assert!(!cache.contains(&key("b", "user")) && cache.contains(&key("a", "user")));
+        put(&cache, &key("e", "user"), &big);
+        put(&cache, &key("f", "user"), &big);
+        assert!(!cache.contains(&key("a", "user")));
+        assert_eq!(read_whole(&open, len).unwrap(), big);
+        assert!(cache.usage().disk_bytes <= 600 << 10);
+    }
+
+    #[test]
+    fn private_to_its_owner() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&dir.path().join("cache"), 1 << 20, 0).unwrap();
+        put(&cache, &key("a", "user"), b"secret");
+        let entry = fs::read_dir(&cache.durable).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(fs::metadata(entry).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&cache.durable).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

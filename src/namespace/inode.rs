@@ -1,0 +1,487 @@
+//! The tree of what is seen: inodes, their names and their kinds.
+//!
+//! The tree knows nothing of freshness or of the network. An inode stands for one file object through its saves
+//! and renames here; a version that came from elsewhere is another inode, so that the kernel's pages of two
+//! versions never meet. Numbers are never used twice within a mount.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::api::{Container, ContainerId, File, FileId};
+use crate::namespace::records::Attributes;
+
+/// An inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+/// The root of the mount, as FUSE fixes it.
+pub const ROOT: Ino = Ino(1);
+
+/// Names of a directory and their inodes.
+pub type Children = BTreeMap<Arc<str>, Ino>;
+
+/// One inode.
+#[derive(Debug)]
+pub struct Node {
+    /// The directory that shows it; its last one once unlinked.
+    pub parent: Ino,
+    /// Its name there.
+    pub name: Arc<str>,
+    /// Whether a directory still shows it.
+    pub linked: bool,
+    /// References held by the kernel.
+    pub lookups: u64,
+    /// Open handles.
+    pub handles: u32,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What an inode is.
+#[derive(Debug)]
+pub enum Kind {
+    /// The directory of containers.
+    Root(Children),
+    /// A container.
+    Container(Box<ContainerNode>),
+    /// A directory inside a container.
+    Directory(DirectoryNode),
+    /// A file of a container.
+    File(Box<FileNode>),
+    /// A container's id, pointing at its name.
+    Link(String),
+}
+
+/// A container, with what a listing of it needs.
+#[derive(Debug)]
+pub struct ContainerNode {
+    /// What the last list of containers said.
+    pub container: Container,
+    /// Its entries.
+    pub children: Children,
+    /// Files by id.
+    pub files: HashMap<FileId, Ino>,
+    /// Directories by path below the container.
+    pub directories: HashMap<String, Ino>,
+    /// Files that were shown by a made-up name keep it for the life of the mount.
+    pub suffixed: HashSet<FileId>,
+    /// When the list was asked for that the entries come from.
+    pub listed: Option<Instant>,
+    /// Counts changes of the entries, so that the kernel's copy of a directory can be kept.
+    pub generation: u64,
+}
+
+/// A directory inside a container.
+#[derive(Debug)]
+pub struct DirectoryNode {
+    /// The container's inode.
+    pub container: Ino,
+    /// Its path below the container.
+    pub path: String,
+    /// Its entries.
+    pub children: Children,
+}
+
+/// A file of a container.
+#[derive(Debug)]
+pub struct FileNode {
+    /// The container's inode.
+    pub container: Ino,
+    /// The version on the server that the name shows; `None` until the first upload.
+    pub server: Option<Arc<File>>,
+    /// Whether a list has shown that version.
+    pub settled: bool,
+    /// Length in bytes, and when it was learnt; `None` while the service hasn't told.
+    pub size: Option<(u64, Instant)>,
+    /// Bytes here are newer than the server's.
+    pub unsent: bool,
+    /// Attributes set here.
+    pub attributes: Attributes,
+    /// The length of `unsent` bytes or `size`, whichever counts, was found out here and never expires.
+    pub size_is_ours: bool,
+}
+
+impl FileNode {
+    /// A node for a version that a list shows.
+    pub fn listed(container: Ino, file: Arc<File>, attributes: Attributes, now: Instant) -> Self {
+        let size = file.bytes.map(|bytes| (bytes, now));
+        Self { container, server: Some(file), settled: true, size, unsent: false, attributes, size_is_ours: false }
+    }
+
+    /// The id of the version on the server.
+    pub fn id(&self) -> Option<&FileId> {
+        self.server.as_ref().map(|file| &file.id)
+    }
+}
+
+impl Node {
+    /// The entries, if it is a directory of any kind.
+    pub fn children(&self) -> Option<&Children> {
+        match &self.kind {
+            Kind::Root(children) => Some(children),
+            Kind::Container(container) => Some(&container.children),
+            Kind::Directory(directory) => Some(&directory.children),
+            Kind::File(_) | Kind::Link(_) => None,
+        }
+    }
+
+    fn children_mut(&mut self) -> Option<&mut Children> {
+        match &mut self.kind {
+            Kind::Root(children) => Some(children),
+            Kind::Container(container) => Some(&mut container.children),
+            Kind::Directory(directory) => Some(&mut directory.children),
+            Kind::File(_) | Kind::Link(_) => None,
+        }
+    }
+
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&FileNode> {
+        match &self.kind {
+            Kind::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The file, if it is one.
+    pub fn file_mut(&mut self) -> Option<&mut FileNode> {
+        match &mut self.kind {
+            Kind::File(file) => Some(file),
+            _ => None,
+        }
+    }
+}
+
+/// All inodes of a mount.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: HashMap<Ino, Node>,
+    next: u64,
+    /// Live containers by id.
+    pub containers: HashMap<ContainerId, Ino>,
+    /// When the list of containers was asked for that the root comes from.
+    pub listed: Option<Instant>,
+    /// Counts changes of the root's entries.
+    pub generation: u64,
+}
+
+impl Tree {
+    /// A tree of containers.
+    pub fn new() -> Self {
+        Self::with_root(Kind::Root(Children::new()))
+    }
+
+    /// A tree whose root is one container.
+    pub fn of_container(container: Container) -> Self {
+        let id = container.id.clone();
+        let mut tree = Self::with_root(Kind::Container(Box::new(ContainerNode::new(container))));
+        tree.containers.insert(id, ROOT);
+        tree
+    }
+
+    fn with_root(kind: Kind) -> Self {
+        let root = Node { parent: ROOT, name: Arc::from(""), linked: true, lookups: 1, handles: 0, kind };
+        Self {
+            nodes: HashMap::from([(ROOT, root)]),
+            next: ROOT.0 + 1,
+            containers: HashMap::new(),
+            listed: None,
+            generation: 0,
+        }
+    }
+
+    /// The node of an inode number.
+    pub fn get(&self, ino: Ino) -> Option<&Node> {
+        self.nodes.get(&ino)
+    }
+
+    /// The node of an inode number.
+    pub fn get_mut(&mut self, ino: Ino) -> Option<&mut Node> {
+        self.nodes.get_mut(&ino)
+    }
+
+    /// The file of an inode number.
+    pub fn file(&self, ino: Ino) -> Option<&FileNode> {
+        self.get(ino)?.file()
+    }
+
+    /// The file of an inode number.
+    pub fn file_mut(&mut self, ino: Ino) -> Option<&mut FileNode> {
+        self.get_mut(ino)?.file_mut()
+    }
+
+    /// The container node of an inode number.
+    pub fn container(&self, ino: Ino) -> Option<&ContainerNode> {
+        match &self.get(ino)?.kind {
+            Kind::Container(container) => Some(container),
+            _ => None,
+        }
+    }
+
+    /// The container node of an inode number.
+    pub fn container_mut(&mut self, ino: Ino) -> Option<&mut ContainerNode> {
+        match &mut self.get_mut(ino)?.kind {
+            Kind::Container(container) => Some(container),
+            _ => None,
+        }
+    }
+
+    /// The inode of the container in which `ino` lies, itself included.
+    pub fn container_of(&self, ino: Ino) -> Option<Ino> {
+        match &self.get(ino)?.kind {
+            Kind::Container(_) => Some(ino),
+            Kind::Directory(directory) => Some(directory.container),
+            Kind::File(file) => Some(file.container),
+            Kind::Root(_) | Kind::Link(_) => None,
+        }
+    }
+
+    /// The entry `name` of a directory.
+    pub fn child(&self, parent: Ino, name: &str) -> Option<Ino> {
+        self.get(parent)?.children()?.get(name).copied()
+    }
+
+    /// The path below the container under which `ino` is (or was last) shown; empty for the container.
+    pub fn path(&self, ino: Ino) -> String {
+        let mut parts = Vec::new();
+        let mut at = ino;
+        while let Some(node) = self.get(at) {
+            if matches!(node.kind, Kind::Container(_) | Kind::Root(_)) {
+                break;
+            }
+            parts.push(&*node.name);
+            at = node.parent;
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+
+    /// The path of `name` in the directory `parent`, below the container.
+    pub fn path_in(&self, parent: Ino, name: &str) -> String {
+        let path = self.path(parent);
+        if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
+    }
+
+    /// Adds a node under a name that is free.
+    pub fn insert(&mut self, parent: Ino, name: &str, kind: Kind) -> Ino {
+        let ino = Ino(self.next);
+        self.next += 1;
+        let name: Arc<str> = Arc::from(name);
+        match &kind {
+            Kind::Container(container) => {
+                self.containers.insert(container.container.id.clone(), ino);
+            }
+            Kind::Directory(directory) => {
+                let (container, path) = (directory.container, directory.path.clone());
+                if let Some(container) = self.container_mut(container) {
+                    container.directories.insert(path, ino);
+                }
+            }
+            Kind::File(file) => {
+                let (container, id) = (file.container, file.id().cloned());
+                if let (Some(container), Some(id)) = (self.container_mut(container), id) {
+                    container.files.insert(id, ino);
+                }
+            }
+            Kind::Root(_) | Kind::Link(_) => {}
+        }
+        let node = Node { parent, name: name.clone(), linked: true, lookups: 0, handles: 0, kind };
+        self.nodes.insert(ino, node);
+        self.attach(parent, name, ino);
+        ino
+    }
+
+    /// An inode for a container's id, which no directory shows.
+    pub fn insert_link(&mut self, id: &str, target: String) -> Ino {
+        let ino = Ino(self.next);
+        self.next += 1;
+        let node = Node {
+            parent: ROOT,
+            name: Arc::from(id),
+            linked: false,
+            lookups: 0,
+            handles: 0,
+            kind: Kind::Link(target),
+        };
+        self.nodes.insert(ino, node);
+        ino
+    }
+
+    /// Finds or makes the directory `path` below a container.
+    pub fn directory(&mut self, container: Ino, path: &str) -> Ino {
+        if path.is_empty() {
+            return container;
+        }
+        if let Some(&ino) = self.container(container).and_then(|c| c.directories.get(path)) {
+            return ino;
+        }
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = self.directory(container, parent);
+        let node = DirectoryNode { container, path: path.to_owned(), children: Children::new() };
+        self.insert(parent, name, Kind::Directory(node))
+    }
+
+    /// Takes `ino` out of its directory; it is dropped once nobody refers to it.
+    pub fn unlink(&mut self, ino: Ino) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        if !node.linked {
+            return;
+        }
+        node.linked = false;
+        let (parent, name) = (node.parent, node.name.clone());
+        let forget_id = match &node.kind {
+            Kind::File(file) => file.id().cloned().map(|id| (file.container, id)),
+            _ => None,
+        };
+        let forget_directory = match &node.kind {
+            Kind::Directory(directory) => Some((directory.container, directory.path.clone())),
+            _ => None,
+        };
+        if let Kind::Container(container) = &node.kind {
+            let id = container.container.id.clone();
+            self.containers.remove(&id);
+        }
+        self.detach(parent, &name, ino);
+        if let Some((container, id)) = forget_id
+            && let Some(container) = self.container_mut(container)
+            && container.files.get(&id) == Some(&ino)
+        {
+            container.files.remove(&id);
+        }
+        if let Some((container, path)) = forget_directory
+            && let Some(container) = self.container_mut(container)
+        {
+            container.directories.remove(&path);
+        }
+        self.reap(ino);
+    }
+
+    /// Moves a file to a free name.
+    pub fn rename(&mut self, ino: Ino, parent: Ino, name: &str) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        let (old_parent, old_name) = (node.parent, node.name.clone());
+        let name: Arc<str> = Arc::from(name);
+        node.parent = parent;
+        node.name = name.clone();
+        self.detach(old_parent, &old_name, ino);
+        self.attach(parent, name, ino);
+    }
+
+    /// Moves a directory, with all directories below it, to a free name.
+    pub fn rename_directory(&mut self, ino: Ino, parent: Ino, name: &str) {
+        self.rename(ino, parent, name);
+        let mut below = vec![ino];
+        while let Some(at) = below.pop() {
+            let path = self.path(at);
+            let Some(node) = self.nodes.get_mut(&at) else { continue };
+            let Kind::Directory(directory) = &mut node.kind else { continue };
+            let old = std::mem::replace(&mut directory.path, path.clone());
+            let container = directory.container;
+            below.extend(directory.children.values().copied());
+            if let Some(container) = self.container_mut(container) {
+                if container.directories.get(&old) == Some(&at) {
+                    container.directories.remove(&old);
+                }
+                container.directories.insert(path, at);
+            }
+        }
+    }
+
+    /// Records which version on the server a file stands for.
+    pub fn set_server(&mut self, ino: Ino, file: Arc<File>) {
+        let Some(node) = self.file_mut(ino) else { return };
+        let (container, old, new) = (node.container, node.id().cloned(), file.id.clone());
+        node.server = Some(file);
+        node.settled = false;
+        let linked = self.get(ino).is_some_and(|node| node.linked);
+        if let Some(container) = self.container_mut(container) {
+            if let Some(old) = old
+                && container.files.get(&old) == Some(&ino)
+            {
+                container.files.remove(&old);
+            }
+            if linked {
+                container.files.insert(new, ino);
+            }
+        }
+    }
+
+    /// The kernel holds `count` references fewer.
+    pub fn forget(&mut self, ino: Ino, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+            self.reap(ino);
+        }
+    }
+
+    /// Drops a node that nothing shows, holds open or refers to.
+    pub fn reap(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get(&ino)
+            && ino != ROOT
+            && !node.linked
+            && node.lookups == 0
+            && node.handles == 0
+        {
+            self.nodes.remove(&ino);
+        }
+    }
+
+    /// How many inodes there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there is nothing but the root.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.len() <= 1
+    }
+
+    /// Every file that a directory shows, with its inode.
+    pub fn files(&self) -> impl Iterator<Item = (Ino, &FileNode)> {
+        self.nodes.iter().filter(|(_, node)| node.linked).filter_map(|(ino, node)| Some((*ino, node.file()?)))
+    }
+
+    fn attach(&mut self, parent: Ino, name: Arc<str>, ino: Ino) {
+        if let Some(children) = self.nodes.get_mut(&parent).and_then(Node::children_mut) {
+            children.insert(name, ino);
+        }
+        self.changed(parent);
+    }
+
+    fn detach(&mut self, parent: Ino, name: &str, ino: Ino) {
+        if let Some(children) = self.nodes.get_mut(&parent).and_then(Node::children_mut)
+            && children.get(name) == Some(&ino)
+        {
+            children.remove(name);
+        }
+        self.changed(parent);
+    }
+
+    fn changed(&mut self, directory: Ino) {
+        match self.container_of(directory).and_then(|ino| self.container_mut(ino)) {
+            Some(container) => container.generation += 1,
+            None => self.generation += 1,
+        }
+    }
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ContainerNode {
+    /// A container of which no list has been seen.
+    pub fn new(container: Container) -> Self {
+        Self {
+            container,
+            children: Children::new(),
+            files: HashMap::new(),
+            directories: HashMap::new(),
+            suffixed: HashSet::new(),
+            listed: None,
+            generation: 0,
+        }
+    }
+}

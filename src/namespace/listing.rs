@@ -1,0 +1,351 @@
+//! Lays a fetched list over the tree.
+//!
+//! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag behind
+//! an upload (a version that was uploaded here stays until a list has shown it once), and it knows nothing of
+//! bytes that are still here (`unsent`). Who has the bare name among several files of one path is decided here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::api::{Container, ContainerId, File, FileId};
+use crate::namespace::inode::{ContainerNode, FileNode, Ino, Kind, ROOT, Tree};
+use crate::namespace::names;
+use crate::namespace::records::{ContainerRecords, Records};
+
+/// What a list changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Entries whose meaning changed: directory and name.
+    pub entries: Vec<(Ino, Arc<str>)>,
+    /// Versions uploaded here that a list does not show; the caller asks for them by id.
+    pub missing: Vec<(Ino, FileId)>,
+    /// Files whose length the service has not told.
+    pub unsized_files: Vec<Ino>,
+}
+
+/// Who a shown path belongs to.
+#[derive(Clone)]
+enum Owner {
+    /// A node that exists: unsent bytes, or the same version as before.
+    Node(Ino),
+    /// A version that is new here.
+    New(Arc<File>),
+}
+
+struct Candidate {
+    path: String,
+    id: Option<FileId>,
+    owner: Owner,
+    /// Sorts newest first: unsent, then not yet listed, then by `created_at` and place in the list.
+    rank: (u8, std::cmp::Reverse<i64>, usize),
+    sticky: bool,
+}
+
+/// Lays a list of containers, newest first, over the root.
+pub fn apply_containers(tree: &mut Tree, containers: Vec<Container>, started: Instant) -> Changes {
+    let mut changes = Changes::default();
+    let ids: HashSet<&str> = containers.iter().map(|c| c.id.as_str()).collect();
+    let mut live: Vec<&Container> = containers.iter().filter(|c| c.is_live()).collect();
+    live.reverse();
+    live.sort_by_key(|c| c.created_at);
+
+    let alive: HashSet<&ContainerId> = live.iter().map(|c| &c.id).collect();
+    let gone: Vec<Ino> =
+        tree.containers.iter().filter(|(id, _)| !alive.contains(id)).map(|(_, ino)| *ino).collect();
+    for ino in gone {
+        if let Some(node) = tree.get(ino) {
+            changes.entries.push((ROOT, node.name.clone()));
+        }
+        tree.unlink(ino);
+    }
+
+    let mut newcomers = Vec::new();
+    for container in live {
+        if let Some(node) = tree.containers.get(&container.id).copied().and_then(|ino| tree.container_mut(ino)) {
+            node.container = container.clone();
+        } else {
+            newcomers.push(container);
+        }
+    }
+    let mut named: BTreeMap<String, &Container> = BTreeMap::new();
+    for container in newcomers {
+        let bare = names::safe_component(&container.name, &container.name);
+        let free = |name: &str| {
+            tree.child(ROOT, name).is_none() && !named.contains_key(name) && !ids.contains(name)
+        };
+        let name = if free(&bare) { bare } else { made_up(&bare, container.id.as_str(), free) };
+        named.insert(name, container);
+    }
+    for (name, container) in named {
+        tree.insert(ROOT, &name, Kind::Container(Box::new(ContainerNode::new(container.clone()))));
+        changes.entries.push((ROOT, Arc::from(name)));
+    }
+    tree.listed = Some(started);
+    changes
+}
+
+/// Lays a list of files, newest first, over a container.
+pub fn apply_files(
+    tree: &mut Tree,
+    container: Ino,
+    files: Vec<File>,
+    started: Instant,
+    records: &Records,
+) -> Changes {
+    let mut changes = Changes::default();
+    let Some(node) = tree.container(container) else { return changes };
+    let no_records = ContainerRecords::default();
+    let known = records.container(&node.container.id).unwrap_or(&no_records);
+
+    let mut listed = HashSet::new();
+    let mut candidates = Vec::new();
+    let mut stale = Vec::new();
+    for (place, file) in files.into_iter().enumerate() {
+        if known.tombstones.contains(&file.id) || !listed.insert(file.id.clone()) {
+            continue;
+        }
+        let existing = node.files.get(&file.id).copied();
+        let sticky = node.suffixed.contains(&file.id);
+        let rank = (2, std::cmp::Reverse(file.created_at), place);
+        let id = Some(file.id.clone());
+        match existing.and_then(|ino| Some((ino, tree.file(ino)?))) {
+            Some((ino, shown)) if shown.unsent || is_same_version(shown, &file) => {
+                let path = own_path(tree, ino, shown, &file, known);
+                let rank = if shown.unsent { (0, rank.1, place) } else { rank };
+                // Where it lies already is its name, made up or not.
+                let sticky = sticky && path != tree.path(ino);
+                candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
+            }
+            other => {
+                stale.extend(other.map(|(ino, _)| ino));
+                let path = listed_path(&file, known);
+                candidates.push(Candidate { path, id, owner: Owner::New(Arc::new(file)), rank, sticky });
+            }
+        }
+    }
+    let mut gone = stale;
+    for (ino, shown) in tree.files().filter(|(_, file)| file.container == container) {
+        if shown.id().is_some_and(|id| listed.contains(id)) {
+            continue;
+        }
+        let unsettled = !shown.settled && shown.server.is_some();
+        if !shown.unsent && !unsettled {
+            gone.push(ino);
+            continue;
+        }
+        let id = shown.id().cloned();
+        if !shown.unsent
+            && let Some(id) = &id
+        {
+            changes.missing.push((ino, id.clone()));
+        }
+        let rank = (u8::from(!shown.unsent), std::cmp::Reverse(i64::MAX), 0);
+        candidates.push(Candidate { path: tree.path(ino), id, owner: Owner::Node(ino), rank, sticky: false });
+    }
+    gone.sort_unstable();
+
+    let (shown, suffixed) = assign(candidates, &known.directories);
+    for ino in gone {
+        if let Some(node) = tree.get(ino) {
+            changes.entries.push((node.parent, node.name.clone()));
+        }
+        tree.unlink(ino);
+    }
+    settle_directories(tree, container, &shown, known, &mut changes);
+    place(tree, container, shown, known, started, &mut changes);
+    if let Some(node) = tree.container_mut(container) {
+        node.suffixed.extend(suffixed);
+        node.listed = Some(started);
+    }
+    changes
+}
+
+/// A made-up name for what cannot have `name`: `name~<8 hex>`, with the id's own digits if they are free.
+pub fn made_up(name: &str, id: &str, free: impl Fn(&str) -> bool) -> String {
+    let mut tries = vec![names::short_id(id), names::hashed_id(id)];
+    for salt in 0..64 {
+        tries.push(names::hashed_id(&format!("{id}#{salt}")));
+    }
+    let candidates = tries.iter().map(|tag| names::tagged(name, tag));
+    candidates.clone().find(|name| free(name)).or_else(|| candidates.last()).unwrap_or_else(|| id.to_owned())
+}
+
+fn is_same_version(shown: &FileNode, file: &File) -> bool {
+    let Some(server) = &shown.server else { return false };
+    // The reply to an upload and the list may disagree on the second, not on the length.
+    let same_time = server.created_at == file.created_at || shown.size_is_ours;
+    let same_size = match (file.bytes, shown.size) {
+        (Some(bytes), Some((size, _))) => bytes == size,
+        _ => true,
+    };
+    same_time && same_size
+}
+
+fn listed_path(file: &File, known: &ContainerRecords) -> String {
+    match known.paths.get(&file.id) {
+        Some(path) => names::components(path).join("/"),
+        None => names::shown_path(file).join("/"),
+    }
+}
+
+/// A node's path for the assignment: where it lies now, unless it lies there under a made-up name.
+fn own_path(tree: &Tree, ino: Ino, shown: &FileNode, file: &File, known: &ContainerRecords) -> String {
+    if shown.unsent || shown.size_is_ours { tree.path(ino) } else { listed_path(file, known) }
+}
+
+/// Gives each candidate its shown path. Also returns the ids of those that got a made-up one.
+fn assign(
+    mut candidates: Vec<Candidate>,
+    directories: &BTreeSet<String>,
+) -> (BTreeMap<String, Owner>, Vec<FileId>) {
+    candidates.sort_by_key(|candidate| candidate.rank);
+    let mut parents: HashSet<String> = HashSet::new();
+    let ancestors = |path: &str, parents: &mut HashSet<String>| {
+        let mut path = path;
+        while let Some((parent, _)) = path.rsplit_once('/') {
+            if !parents.insert(parent.to_owned()) {
+                break;
+            }
+            path = parent;
+        }
+    };
+    for candidate in &candidates {
+        ancestors(&candidate.path, &mut parents);
+    }
+    for directory in directories {
+        ancestors(directory, &mut parents);
+        parents.insert(directory.clone());
+    }
+    let mut shown: BTreeMap<String, Owner> = BTreeMap::new();
+    let mut suffixed = Vec::new();
+    let mut rest = Vec::new();
+    for candidate in candidates {
+        if candidate.sticky || parents.contains(&candidate.path) || shown.contains_key(&candidate.path) {
+            rest.push(candidate);
+        } else {
+            shown.insert(candidate.path, candidate.owner);
+        }
+    }
+    for candidate in rest {
+        let (parent, name) = candidate.path.rsplit_once('/').unwrap_or(("", &candidate.path));
+        let full = |name: &str| if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") };
+        let id = candidate.id.as_ref().map_or(candidate.path.as_str(), FileId::as_str);
+        let free = |name: &str| {
+            let path = full(name);
+            !shown.contains_key(&path) && !parents.contains(&path)
+        };
+        let path = full(&made_up(name, id, free));
+        suffixed.extend(candidate.id);
+        shown.insert(path, candidate.owner);
+    }
+    (shown, suffixed)
+}
+
+/// Makes the directories that are needed and removes those that nothing keeps.
+fn settle_directories(
+    tree: &mut Tree,
+    container: Ino,
+    shown: &BTreeMap<String, Owner>,
+    known: &ContainerRecords,
+    changes: &mut Changes,
+) {
+    let mut needed: BTreeSet<&str> = known.directories.iter().map(String::as_str).collect();
+    for path in shown.keys().map(String::as_str).chain(known.directories.iter().map(String::as_str)) {
+        let mut path = path;
+        while let Some((parent, _)) = path.rsplit_once('/') {
+            if !needed.insert(parent) {
+                break;
+            }
+            path = parent;
+        }
+    }
+    let present: HashMap<String, Ino> =
+        tree.container(container).map(|node| node.directories.clone()).unwrap_or_default();
+    let mut surplus: Vec<(&String, Ino)> =
+        present.iter().filter(|(path, _)| !needed.contains(path.as_str())).map(|(p, i)| (p, *i)).collect();
+    surplus.sort_by(|a, b| b.0.cmp(a.0));
+    for (_, ino) in surplus {
+        if let Some(node) = tree.get(ino) {
+            changes.entries.push((node.parent, node.name.clone()));
+        }
+        tree.unlink(ino);
+    }
+    // A file that must make room for a directory is moved by `place`; until then it is out of the way.
+    for path in needed {
+        if present.contains_key(path) {
+            continue;
+        }
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = tree.directory(container, parent);
+        if let Some(file) = tree.child(parent, name).filter(|ino| tree.file(*ino).is_some()) {
+            let aside = made_up(name, &format!("{path}#{}", file.0), |name| tree.child(parent, name).is_none());
+            tree.rename(file, parent, &aside);
+        }
+        tree.directory(container, path);
+        changes.entries.push((parent, Arc::from(name)));
+    }
+}
+
+/// Puts every file where it is shown, new ones in sorted order.
+fn place(
+    tree: &mut Tree,
+    container: Ino,
+    shown: BTreeMap<String, Owner>,
+    known: &ContainerRecords,
+    started: Instant,
+    changes: &mut Changes,
+) {
+    let split = |path: &str| match path.rsplit_once('/') {
+        Some((parent, name)) => (parent.to_owned(), name.to_owned()),
+        None => (String::new(), path.to_owned()),
+    };
+    let mut moves = Vec::new();
+    for (path, owner) in &shown {
+        let Owner::Node(ino) = owner else { continue };
+        if tree.path(*ino) != *path
+            && let Some(node) = tree.get(*ino)
+        {
+            let old = (node.parent, node.name.clone());
+            changes.entries.push(old.clone());
+            // First out of the way, so that two files can swap names.
+            let (parent, aside) = (old.0, format!("\0{}", ino.0));
+            tree.rename(*ino, parent, &aside);
+            moves.push((*ino, path.clone()));
+        }
+    }
+    for (ino, path) in moves {
+        let (parent, name) = split(&path);
+        let parent = tree.directory(container, &parent);
+        tree.rename(ino, parent, &name);
+        changes.entries.push((parent, Arc::from(name)));
+    }
+    for (path, owner) in shown {
+        match owner {
+            Owner::Node(ino) => {
+                if let Some(file) = tree.file_mut(ino) {
+                    file.settled |= !changes.missing.iter().any(|(missing, _)| *missing == ino);
+                    if file.size.is_none() {
+                        changes.unsized_files.push(ino);
+                    }
+                }
+            }
+            Owner::New(file) => {
+                let (parent, name) = split(&path);
+                let parent = tree.directory(container, &parent);
+                let attributes = known.attributes.get(&file.id).copied().unwrap_or_default();
+                let node = FileNode::listed(container, file, attributes, started);
+                let is_unsized = node.size.is_none();
+                let ino = tree.insert(parent, &name, Kind::File(Box::new(node)));
+                changes.entries.push((parent, Arc::from(name)));
+                if is_unsized {
+                    changes.unsized_files.push(ino);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;

@@ -1,0 +1,175 @@
+use super::*;
+use crate::namespace::records::Attributes;
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    records: Records,
+    tree: Tree,
+}
+
+fn container(id: &str, name: &str, status: &str, created_at: i64) -> Container {
+    serde_json::from_value(
+        serde_json::json!({"id": id, "name": name, "status": status, "created_at": created_at}),
+    )
+    .unwrap()
+}
+
+fn file(id: &str, path: &str, created_at: i64) -> File {
+    serde_json::from_value(serde_json::json!({
+        "id": id, "path": format!("/mnt/data/{path}"), "bytes": 3, "source": "assistant", "created_at": created_at,
+    }))
+    .unwrap()
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let tree = Tree::of_container(container("cntr_1", "c", "running", 1));
+        Self { _dir: dir, records, tree }
+    }
+
+    fn list(&mut self, files: &[File]) -> Changes {
+        apply_files(&mut self.tree, ROOT, files.to_vec(), Instant::now(), &self.records)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut below = vec![ROOT];
+        while let Some(at) = below.pop() {
+            for ino in self.tree.get(at).unwrap().children().unwrap().values() {
+                if self.tree.file(*ino).is_some() {
+                    names.push(self.tree.path(*ino));
+                } else {
+                    below.push(*ino);
+                }
+            }
+        }
+        names.sort();
+        names
+    }
+
+    fn ino(&self, name: &str) -> Ino {
+        self.tree.child(ROOT, name).unwrap()
+    }
+}
+
+#[test]
+fn the_oldest_container_has_the_bare_name_and_expired_ones_are_not_shown() {
+    let mut tree = Tree::new();
+    let list = vec![
+        container("cntr_cccccccc01", "auto", "running", 3),
+        container("cntr_bbbbbbbb01", "auto", "expired", 2),
+        container("cntr_aaaaaaaa01", "auto", "running", 1),
+    ];
+    apply_containers(&mut tree, list.clone(), Instant::now());
+    let names: Vec<_> = tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect();
+    assert_eq!(names, [Arc::from("auto"), Arc::<str>::from("auto~cccccccc")]);
+    // A name once given holds when the oldest is gone.
+    apply_containers(&mut tree, list[..1].to_vec(), Instant::now());
+    let names: Vec<_> = tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect();
+    assert_eq!(names, [Arc::<str>::from("auto~cccccccc")]);
+}
+
+#[test]
+fn the_newest_of_several_files_has_the_bare_name_and_the_others_keep_theirs() {
+    let mut fixture = Fixture::new();
+    let (old, new) = (file("cfile_11111111", "x.csv", 1), file("cfile_22222222", "x.csv", 2));
+    fixture.list(&[new.clone(), old.clone()]);
+    assert_eq!(fixture.names(), ["x.csv", "x~11111111.csv"]);
+    fixture.list(std::slice::from_ref(&old));
+    assert_eq!(fixture.names(), ["x~11111111.csv"]);
+}
+
+#[test]
+fn within_one_second_the_place_in_the_list_decides() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[file("cfile_22222222", "x", 1), file("cfile_11111111", "x", 1)]);
+    assert_eq!(fixture.names(), ["x", "x~11111111"]);
+    assert_eq!(fixture.tree.file(fixture.ino("x")).unwrap().id().unwrap().as_str(), "cfile_22222222");
+}
+
+#[test]
+fn a_file_makes_room_for_a_directory_of_its_name() {
+    let mut fixture = Fixture::new();
+    let a = file("cfile_11111111", "a", 1);
+    fixture.list(std::slice::from_ref(&a));
+    let ino = fixture.ino("a");
+    fixture.list(&[file("cfile_22222222", "a/b", 2), a]);
+    assert_eq!(fixture.names(), ["a/b", "a~11111111"]);
+    assert_eq!(fixture.ino("a~11111111"), ino);
+}
+
+#[test]
+fn a_tombstone_outlasts_a_list_that_lags() {
+    let mut fixture = Fixture::new();
+    let x = file("cfile_11111111", "x", 1);
+    fixture.list(std::slice::from_ref(&x));
+    fixture.records.bury(&"cntr_1".into(), &x.id);
+    fixture.list(&[x]);
+    assert!(fixture.names().is_empty());
+}
+
+#[test]
+fn an_upload_stays_until_a_list_has_shown_it_once() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[]);
+    let x = file("cfile_11111111", "x", 1);
+    let mut node = FileNode::listed(ROOT, Arc::new(x.clone()), Attributes::default(), Instant::now());
+    node.settled = false;
+    node.size_is_ours = true;
+    fixture.tree.insert(ROOT, "x", Kind::File(Box::new(node)));
+    assert_eq!(fixture.list(&[]).missing.len(), 1);
+    assert_eq!(fixture.names(), ["x"]);
+    fixture.list(&[x]);
+    assert_eq!(fixture.names(), ["x"]);
+    fixture.list(&[]);
+    assert!(fixture.names().is_empty());
+}
+
+#[test]
+fn a_version_from_elsewhere_is_a_new_inode() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[file("cfile_11111111", "x", 1)]);
+    let first = fixture.ino("x");
+    assert!(fixture.list(&[file("cfile_11111111", "x", 1)]).entries.is_empty());
+    assert_eq!(fixture.ino("x"), first);
+    fixture.list(&[file("cfile_11111111", "x", 2)]);
+    assert_ne!(fixture.ino("x"), first);
+}
+
+#[test]
+fn a_strangers_file_beside_unsent_bytes_gets_the_made_up_name() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[]);
+    let mut node =
+        FileNode::listed(ROOT, Arc::new(file("gone", "x", 1)), Attributes::default(), Instant::now());
+    node.server = None;
+    node.unsent = true;
+    let ino = fixture.tree.insert(ROOT, "x", Kind::File(Box::new(node)));
+    fixture.list(&[file("cfile_11111111", "x", 9)]);
+    assert_eq!(fixture.names(), ["x", "x~11111111"]);
+    assert_eq!(fixture.ino("x"), ino);
+}
+
+#[test]
+fn inode_numbers_are_handed_out_in_sorted_order() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[file("cfile_3", "c", 3), file("cfile_1", "a", 1), file("cfile_2", "b", 2)]);
+    assert!(fixture.ino("a") < fixture.ino("b") && fixture.ino("b") < fixture.ino("c"));
+}
+
+#[test]
+fn a_made_up_name_is_not_made_up_again() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[]);
+    let ours = file("cfile_11111111", "x", 1);
+    let mut node = FileNode::listed(ROOT, Arc::new(ours.clone()), Attributes::default(), Instant::now());
+    node.size_is_ours = true;
+    fixture.tree.insert(ROOT, "x", Kind::File(Box::new(node)));
+    let strangers = file("cfile_22222222", "x", 2);
+    for _ in 0..3 {
+        fixture.list(&[strangers.clone(), ours.clone()]);
+        assert_eq!(fixture.names(), ["x", "x~11111111"]);
+    }
+}

@@ -1,0 +1,195 @@
+//! What this machine remembers of files, because the service has no field for it.
+//!
+//! The name that an upload was asked for under, times and modes that were set here, directories that hold
+//! nothing, what was deleted here, and whether the server keeps directories. One JSON line a fact is appended to
+//! `records.jsonl` in the state directory of the account; the last line about a thing wins. Appending is what
+//! lets several mounts of one account share the file without a lock.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{ContainerId, FileId};
+
+/// Attributes that were set here and that the service does not keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    /// Modification time, nanoseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<i64>,
+    /// Change time, nanoseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctime: Option<i64>,
+    /// Permission bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// Owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+enum Fact {
+    File { container: ContainerId, id: FileId, path: Option<String>, attributes: Attributes },
+    Deleted { container: ContainerId, id: FileId },
+    Directory { container: ContainerId, path: String, exists: bool },
+    Directories { kept: bool },
+}
+
+/// The facts about one container.
+#[derive(Debug, Default)]
+pub struct ContainerRecords {
+    /// The shown path that a file was uploaded or renamed under, by its id.
+    pub paths: HashMap<FileId, String>,
+    /// Attributes set here, by file id.
+    pub attributes: HashMap<FileId, Attributes>,
+    /// Files deleted here; a list may lag.
+    pub tombstones: HashSet<FileId>,
+    /// Directories made or used here, as paths below the container.
+    pub directories: BTreeSet<String>,
+}
+
+/// The records of one account.
+#[derive(Debug)]
+pub struct Records {
+    log: File,
+    containers: HashMap<ContainerId, ContainerRecords>,
+    directories_kept: Option<bool>,
+}
+
+impl Records {
+    /// Reads the records below `state_dir`, which must exist.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read. A torn last line is skipped.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let path = state_dir.join("records.jsonl");
+        let log = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let mut records = Self { log, containers: HashMap::new(), directories_kept: None };
+        let mut torn = false;
+        for line in BufReader::new(records.log.try_clone()?).split(b'\n') {
+            match serde_json::from_slice(&line?) {
+                Ok(fact) => records.apply(fact),
+                Err(_) => torn = true,
+            }
+        }
+        if torn {
+            records.log.write_all(b"\n")?;
+        }
+        Ok(records)
+    }
+
+    /// The facts about `container`, if there are any.
+    pub fn container(&self, container: &ContainerId) -> Option<&ContainerRecords> {
+        self.containers.get(container)
+    }
+
+    /// Whether the server keeps directories in upload names; `None` until a probe has told.
+    pub fn directories_kept(&self) -> Option<bool> {
+        self.directories_kept
+    }
+
+    /// Remembers the name and the attributes of a file.
+    pub fn remember_file(
+        &mut self,
+        container: &ContainerId,
+        id: &FileId,
+        path: Option<String>,
+        attributes: Attributes,
+    ) {
+        self.note(Fact::File { container: container.clone(), id: id.clone(), path, attributes });
+    }
+
+    /// Remembers that a file was deleted here.
+    pub fn bury(&mut self, container: &ContainerId, id: &FileId) {
+        self.note(Fact::Deleted { container: container.clone(), id: id.clone() });
+    }
+
+    /// Remembers that a directory exists here, or no longer does.
+    pub fn set_directory(&mut self, container: &ContainerId, path: &str, exists: bool) {
+        let known = self.containers.get(container).is_some_and(|c| c.directories.contains(path));
+        if known != exists {
+            self.note(Fact::Directory { container: container.clone(), path: path.to_owned(), exists });
+        }
+    }
+
+    /// Remembers what the probe of the server told.
+    pub fn set_directories_kept(&mut self, kept: bool) {
+        self.note(Fact::Directories { kept });
+    }
+
+    fn note(&mut self, fact: Fact) {
+        let mut line = serde_json::to_vec(&fact).expect("facts have string keys only");
+        line.push(b'\n');
+        if let Err(error) = self.log.write_all(&line) {
+            tracing::warn!(%error, "cannot write records.jsonl; names and times of this mount will not outlive it");
+        }
+        self.apply(fact);
+    }
+
+    fn apply(&mut self, fact: Fact) {
+        match fact {
+            Fact::File { container, id, path, attributes } => {
+                let records = self.containers.entry(container).or_default();
+                if let Some(path) = path {
+                    records.paths.insert(id.clone(), path);
+                }
+                records.attributes.insert(id, attributes);
+            }
+            Fact::Deleted { container, id } => {
+                let records = self.containers.entry(container).or_default();
+                records.paths.remove(&id);
+                records.attributes.remove(&id);
+                records.tombstones.insert(id);
+            }
+            Fact::Directory { container, path, exists } => {
+                let directories = &mut self.containers.entry(container).or_default().directories;
+                if exists {
+                    directories.insert(path);
+                } else {
+                    directories.remove(&path);
+                }
+            }
+            Fact::Directories { kept } => self.directories_kept = Some(kept),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_outlive_the_process_and_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let (container, id) = (ContainerId::from("c"), FileId::from("f"));
+        let attributes = Attributes { mtime: Some(5), ..Attributes::default() };
+        {
+            let mut records = Records::open(dir.path()).unwrap();
+            records.remember_file(&container, &id, Some("a/b".to_owned()), attributes);
+            records.set_directory(&container, "empty", true);
+            records.set_directory(&container, "gone", true);
+            records.set_directory(&container, "gone", false);
+            records.set_directories_kept(false);
+            records.log.write_all(b"{\"fact\":\"dele").unwrap();
+        }
+        let mut records = Records::open(dir.path()).unwrap();
+        records.bury(&container, &FileId::from("dead"));
+        let records = Records::open(dir.path()).unwrap();
+        let known = records.container(&container).unwrap();
+        assert_eq!(known.paths[&id], "a/b");
+        assert_eq!(known.attributes[&id], attributes);
+        assert_eq!(known.directories.iter().collect::<Vec<_>>(), ["empty"]);
+        assert!(known.tombstones.contains(&FileId::from("dead")));
+        assert_eq!(records.directories_kept(), Some(false));
+    }
+}
