@@ -1,1 +1,5 @@
 //! Bytes that are not on the server yet.
+
+pub mod stage;
+
+pub use stage::{Journal, Staging};

@@ -66,6 +66,8 @@ pub struct ContainerNode {
     pub directories: HashMap<String, Ino>,
     /// Files that were shown by a made-up name keep it for the life of the mount.
     pub suffixed: HashSet<FileId>,
+    /// Files that a list shows and that have no content; they are shown no more.
+    pub phantoms: HashSet<FileId>,
     /// When the list was asked for that the entries come from.
     pub listed: Option<Instant>,
     /// Counts changes of the entries, so that the kernel's copy of a directory can be kept.
@@ -92,13 +94,17 @@ pub struct FileNode {
     pub server: Option<Arc<File>>,
     /// Whether a list has shown that version.
     pub settled: bool,
+    /// When the last list was asked for that showed that version.
+    pub seen: Option<Instant>,
+    /// When its bytes were last asked for; what a model wrote is trusted for a while only.
+    pub fetched: Option<Instant>,
     /// Length in bytes, and when it was learnt; `None` while the service hasn't told.
     pub size: Option<(u64, Instant)>,
-    /// Bytes here are newer than the server's.
-    pub unsent: bool,
+    /// Open for writing here, or with bytes that are not on the server yet.
+    pub held: bool,
     /// Attributes set here.
     pub attributes: Attributes,
-    /// The length of `unsent` bytes or `size`, whichever counts, was found out here and never expires.
+    /// The version was uploaded from here, so its length needs no asking and never expires.
     pub size_is_ours: bool,
 }
 
@@ -106,7 +112,32 @@ impl FileNode {
     /// A node for a version that a list shows.
     pub fn listed(container: Ino, file: Arc<File>, attributes: Attributes, now: Instant) -> Self {
         let size = file.bytes.map(|bytes| (bytes, now));
-        Self { container, server: Some(file), settled: true, size, unsent: false, attributes, size_is_ours: false }
+        Self {
+            container,
+            server: Some(file),
+            settled: true,
+            seen: Some(now),
+            fetched: None,
+            size,
+            held: false,
+            attributes,
+            size_is_ours: false,
+        }
+    }
+
+    /// A node for a file that is being made here.
+    pub fn new_here(container: Ino, attributes: Attributes) -> Self {
+        Self {
+            container,
+            server: None,
+            settled: false,
+            seen: None,
+            fetched: None,
+            size: None,
+            held: true,
+            attributes,
+            size_is_ours: true,
+        }
     }
 
     /// The id of the version on the server.
@@ -393,6 +424,7 @@ impl Tree {
         let (container, old, new) = (node.container, node.id().cloned(), file.id.clone());
         node.server = Some(file);
         node.settled = false;
+        node.seen = None;
         let linked = self.get(ino).is_some_and(|node| node.linked);
         if let Some(container) = self.container_mut(container) {
             if let Some(old) = old
@@ -480,6 +512,7 @@ impl ContainerNode {
             files: HashMap::new(),
             directories: HashMap::new(),
             suffixed: HashSet::new(),
+            phantoms: HashSet::new(),
             listed: None,
             generation: 0,
         }

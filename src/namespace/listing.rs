@@ -2,7 +2,7 @@
 //!
 //! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag behind
 //! an upload (a version that was uploaded here stays until a list has shown it once), and it knows nothing of
-//! bytes that are still here (`unsent`). Who has the bare name among several files of one path is decided here.
+//! bytes that are still here (`held`). Who has the bare name among several files of one path is decided here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Changes {
 /// Who a shown path belongs to.
 #[derive(Clone)]
 enum Owner {
-    /// A node that exists: unsent bytes, or the same version as before.
+    /// A node that exists: held bytes, or the same version as before.
     Node(Ino),
     /// A version that is new here.
     New(Arc<File>),
@@ -37,7 +37,7 @@ struct Candidate {
     path: String,
     id: Option<FileId>,
     owner: Owner,
-    /// Sorts newest first: unsent, then not yet listed, then by `created_at` and place in the list.
+    /// Sorts newest first: held, then not yet listed, then by `created_at` and place in the list.
     rank: (u8, std::cmp::Reverse<i64>, usize),
     sticky: bool,
 }
@@ -102,7 +102,8 @@ pub fn apply_files(
     let mut candidates = Vec::new();
     let mut stale = Vec::new();
     for (place, file) in files.into_iter().enumerate() {
-        if known.tombstones.contains(&file.id) || !listed.insert(file.id.clone()) {
+        let hidden = known.tombstones.contains(&file.id) || node.phantoms.contains(&file.id);
+        if hidden || !listed.insert(file.id.clone()) {
             continue;
         }
         let existing = node.files.get(&file.id).copied();
@@ -110,9 +111,9 @@ pub fn apply_files(
         let rank = (2, std::cmp::Reverse(file.created_at), place);
         let id = Some(file.id.clone());
         match existing.and_then(|ino| Some((ino, tree.file(ino)?))) {
-            Some((ino, shown)) if shown.unsent || is_same_version(shown, &file) => {
+            Some((ino, shown)) if shown.held || is_same_version(shown, &file) => {
                 let path = own_path(tree, ino, shown, &file, known);
-                let rank = if shown.unsent { (0, rank.1, place) } else { rank };
+                let rank = if shown.held { (0, rank.1, place) } else { rank };
                 // Where it lies already is its name, made up or not.
                 let sticky = sticky && path != tree.path(ino);
                 candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
@@ -130,17 +131,17 @@ pub fn apply_files(
             continue;
         }
         let unsettled = !shown.settled && shown.server.is_some();
-        if !shown.unsent && !unsettled {
+        if !shown.held && !unsettled {
             gone.push(ino);
             continue;
         }
         let id = shown.id().cloned();
-        if !shown.unsent
+        if !shown.held
             && let Some(id) = &id
         {
             changes.missing.push((ino, id.clone()));
         }
-        let rank = (u8::from(!shown.unsent), std::cmp::Reverse(i64::MAX), 0);
+        let rank = (u8::from(!shown.held), std::cmp::Reverse(i64::MAX), 0);
         candidates.push(Candidate { path: tree.path(ino), id, owner: Owner::Node(ino), rank, sticky: false });
     }
     gone.sort_unstable();
@@ -153,7 +154,7 @@ pub fn apply_files(
         tree.unlink(ino);
     }
     settle_directories(tree, container, &shown, known, &mut changes);
-    place(tree, container, shown, known, started, &mut changes);
+    place(tree, container, shown, &listed, known, started, &mut changes);
     if let Some(node) = tree.container_mut(container) {
         node.suffixed.extend(suffixed);
         node.listed = Some(started);
@@ -191,7 +192,7 @@ fn listed_path(file: &File, known: &ContainerRecords) -> String {
 
 /// A node's path for the assignment: where it lies now, unless it lies there under a made-up name.
 fn own_path(tree: &Tree, ino: Ino, shown: &FileNode, file: &File, known: &ContainerRecords) -> String {
-    if shown.unsent || shown.size_is_ours { tree.path(ino) } else { listed_path(file, known) }
+    if shown.held || shown.size_is_ours { tree.path(ino) } else { listed_path(file, known) }
 }
 
 /// Gives each candidate its shown path. Also returns the ids of those that got a made-up one.
@@ -292,6 +293,7 @@ fn place(
     tree: &mut Tree,
     container: Ino,
     shown: BTreeMap<String, Owner>,
+    listed: &HashSet<FileId>,
     known: &ContainerRecords,
     started: Instant,
     changes: &mut Changes,
@@ -324,8 +326,11 @@ fn place(
         match owner {
             Owner::Node(ino) => {
                 if let Some(file) = tree.file_mut(ino) {
-                    file.settled |= !changes.missing.iter().any(|(missing, _)| *missing == ino);
-                    if file.size.is_none() {
+                    if file.id().is_some_and(|id| listed.contains(id)) {
+                        file.settled = true;
+                        file.seen = Some(started);
+                    }
+                    if file.size.is_none() && !file.held {
                         changes.unsized_files.push(ino);
                     }
                 }

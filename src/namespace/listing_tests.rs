@@ -145,7 +145,7 @@ fn a_strangers_file_beside_unsent_bytes_gets_the_made_up_name() {
     let mut node =
         FileNode::listed(ROOT, Arc::new(file("gone", "x", 1)), Attributes::default(), Instant::now());
     node.server = None;
-    node.unsent = true;
+    node.held = true;
     let ino = fixture.tree.insert(ROOT, "x", Kind::File(Box::new(node)));
     fixture.list(&[file("cfile_11111111", "x", 9)]);
     assert_eq!(fixture.names(), ["x", "x~11111111"]);

@@ -1,1 +1,279 @@
 //! The filesystem itself, async and free of FUSE.
+//!
+//! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
+//! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
+//! moments only and never across an await. A [`writer`] holds the bytes of a file that are newer than the
+//! server's; [`commit`] brings them there; [`freshness`] keeps listings young.
+
+pub mod attr;
+mod commit;
+mod descriptors;
+mod directory;
+mod drain;
+pub mod error;
+mod file;
+mod freshness;
+mod lookup;
+mod recover;
+mod remove;
+mod rename;
+mod sizes;
+mod status;
+mod writer;
+mod xattr;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+pub use attr::{Attr, Entry, FileKind, SetAttr};
+pub use directory::DirEntry;
+pub use drain::Left;
+pub use error::{Error, Result};
+pub use file::Opened;
+pub use status::{Progress, Status};
+
+use crate::api::{Client, Container, ContainerId, FileId};
+use crate::content::download::Downloads;
+use crate::content::{Cache, cache};
+use crate::journal::Journal;
+use crate::namespace::inode::{Ino, Tree};
+use crate::namespace::records::Records;
+
+/// How a mount behaves; DESIGN §1 names the flags.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long a listing answers without being asked for again.
+    pub ttl: Duration,
+    /// How long bytes and sizes of what a model wrote are trusted.
+    pub content_ttl: Duration,
+    /// The longest that the kernel waits for an answer.
+    pub timeout: Duration,
+    /// With `--write-back`: how long after the last close an upload begins.
+    pub write_back: Option<Duration>,
+    /// Owner of everything.
+    pub uid: u32,
+    /// Group of everything.
+    pub gid: u32,
+    /// Permission bits that are taken away.
+    pub umask: u32,
+    /// Refuse every change with `EROFS`.
+    pub read_only: bool,
+    /// Refuse to delete with `EPERM`; an overwritten version stays beside the new one.
+    pub no_delete: bool,
+    /// Refuse to open existing files for writing with `EPERM`.
+    pub no_overwrite: bool,
+    /// The container, by name or id, that is the root.
+    pub container: Option<String>,
+    /// Where whole files are kept; of this account alone.
+    pub cache_dir: PathBuf,
+    /// Bytes on disk.
+    pub cache_size: u64,
+    /// Bytes in memory.
+    pub memory_cache: u64,
+    /// Where unsent bytes and records are kept; of this account alone.
+    pub state_dir: PathBuf,
+    /// Whether to fetch ahead.
+    pub prefetch: bool,
+    /// Further scratch names.
+    pub scratch: Vec<String>,
+    /// Transfers at once.
+    pub max_connections: usize,
+    /// What `mkdir` asks for.
+    pub new_container: NewContainer,
+}
+
+/// Parameters of containers that `mkdir` makes.
+#[derive(Clone, Debug, Default)]
+pub struct NewContainer {
+    /// `1g`, `4g`, `16g` or `64g`.
+    pub memory_limit: Option<String>,
+    /// 1..20.
+    pub expires_after_minutes: Option<i64>,
+    /// As the API takes it.
+    pub network_policy: Option<serde_json::Value>,
+}
+
+/// What the kernel must forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invalidation {
+    /// An entry of a directory.
+    Entry(Ino, Arc<str>),
+    /// Attributes and pages of an inode.
+    Inode(Ino),
+}
+
+/// A mounted filesystem.
+pub struct Vfs {
+    client: Client,
+    config: Config,
+    state: Mutex<State>,
+    downloads: Arc<Downloads>,
+    journal: Journal,
+    refreshes: freshness::Refreshes,
+    /// Uploads and deletions that run behind their caller.
+    behind: TaskTracker,
+    stopping: AtomicBool,
+    invalidations: mpsc::UnboundedSender<Invalidation>,
+    invalidations_out: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
+    /// Held while it is found out whether the server keeps directories.
+    probing: tokio::sync::Mutex<()>,
+    started: Instant,
+    mount_id: std::sync::OnceLock<u64>,
+}
+
+/// Everything that the mutex guards.
+struct State {
+    tree: Tree,
+    records: Records,
+    handles: HashMap<u64, Arc<file::Handle>>,
+    directories: HashMap<u64, directory::Snapshot>,
+    next_handle: u64,
+    writers: HashMap<Ino, Arc<writer::Writer>>,
+    /// Server files whose deletion waits for the last close of an inode.
+    deferred: HashMap<Ino, (ContainerId, FileId)>,
+    /// Containers deleted here; a list may lag.
+    dead_containers: std::collections::HashSet<ContainerId>,
+    /// Deletions that failed and are tried again when the mount ends.
+    undeleted: Vec<(ContainerId, FileId)>,
+    /// What could not be sent, by path, for `status`.
+    failures: HashMap<Ino, drain::Left>,
+    /// Adopted staging files that are not to be sent.
+    unfinished: Vec<drain::Left>,
+}
+
+impl Vfs {
+    /// Opens the filesystem, with a first call to the server.
+    ///
+    /// # Errors
+    /// The server's refusal (a wrong key, say), an unknown `--container`, or a state or cache directory that
+    /// cannot be used.
+    pub async fn open(client: Client, config: Config) -> Result<Arc<Self>> {
+        cache::private_dir(&config.state_dir)?;
+        let records = Records::open(&config.state_dir)?;
+        let journal = Journal::open(&config.state_dir)?;
+        let cache = Arc::new(Cache::open(&config.cache_dir, config.cache_size, config.memory_cache)?);
+        let started = Instant::now();
+        let tree = match &config.container {
+            None => {
+                let mut tree = Tree::new();
+                let containers = client.all_containers().await?;
+                crate::namespace::listing::apply_containers(&mut tree, containers, started);
+                tree
+            }
+            Some(wanted) => Tree::of_container(find_container(&client, wanted).await?),
+        };
+        let (invalidations, invalidations_out) = mpsc::unbounded_channel();
+        let state = State {
+            tree,
+            records,
+            handles: HashMap::new(),
+            directories: HashMap::new(),
+            next_handle: 1,
+            writers: HashMap::new(),
+            deferred: HashMap::new(),
+            dead_containers: std::collections::HashSet::new(),
+            undeleted: Vec::new(),
+            failures: HashMap::new(),
+            unfinished: Vec::new(),
+        };
+        let vfs = Arc::new(Self {
+            downloads: Downloads::new(client.clone(), cache),
+            client,
+            config,
+            state: Mutex::new(state),
+            journal,
+            refreshes: freshness::Refreshes::default(),
+            behind: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            invalidations,
+            invalidations_out: Mutex::new(Some(invalidations_out)),
+            probing: tokio::sync::Mutex::new(()),
+            started,
+            mount_id: std::sync::OnceLock::new(),
+        });
+        vfs.recover();
+        Ok(vfs)
+    }
+
+    /// How this mount behaves.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the kernel must forget, from now on. The first caller gets it.
+    pub fn take_invalidations(&self) -> Option<mpsc::UnboundedReceiver<Invalidation>> {
+        self.invalidations_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Tells the id that `/proc/self/mountinfo` has for this mount, which `/proc/PID/fdinfo` names too.
+    pub fn set_mount_id(&self, id: u64) {
+        let _ = self.mount_id.set(id);
+    }
+
+    /// Refuses new changes from now on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::quiet(libc::EROFS));
+        }
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Error::told(libc::EROFS, "the mount is being unmounted"));
+        }
+        Ok(())
+    }
+
+    fn check_deletable(&self) -> Result<()> {
+        self.check_writable()?;
+        if self.config.no_delete { Err(Error::quiet(libc::EPERM)) } else { Ok(()) }
+    }
+
+    fn invalidate(&self, what: Invalidation) {
+        let _ = self.invalidations.send(what);
+    }
+
+    /// Takes a container that is gone from the server out of the root, and passes the error on.
+    fn noticed(&self, container: &ContainerId, error: Error) -> Error {
+        if error.is_container_gone() {
+            let mut state = self.state();
+            if let Some(&ino) = state.tree.containers.get(container)
+                && let Some(node) = state.tree.get(ino)
+            {
+                self.invalidate(Invalidation::Entry(node.parent, node.name.clone()));
+                state.tree.unlink(ino);
+            }
+        }
+        error
+    }
+}
+
+async fn find_container(client: &Client, wanted: &str) -> Result<Container> {
+    match client.retrieve_container(&ContainerId::from(wanted)).await {
+        Ok(container) if container.is_live() => return Ok(container),
+        Ok(_) => return Err(Error::told(libc::ESTALE, format!("the container {wanted:?} has expired"))),
+        Err(error) => {
+            let error = Error::from(error);
+            if !error.is_gone() && error.errno != libc::EINVAL && error.errno != libc::EPROTO {
+                return Err(error);
+            }
+        }
+    }
+    let mut named: Vec<Container> = client.all_containers().await?;
+    named.retain(|container| container.is_live() && container.name == wanted);
+    named
+        .into_iter()
+        .min_by_key(|container| container.created_at)
+        .ok_or_else(|| Error::told(libc::ENOENT, format!("there is no live container {wanted:?}")))
+}

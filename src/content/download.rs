@@ -1,0 +1,420 @@
+//! One download a file, however many read it; a reader gets its bytes as they arrive.
+//!
+//! A flight writes into a temporary file of the cache and tells how far it is; readers wait for their range
+//! only. A body that is cut is taken up again where it broke, by range where the server offers ranges, else from
+//! the start with the known part discarded. When the last reader goes away, a flight that is long to go is
+//! cancelled. If the disk is full the rest is kept in memory: a read never fails because the cache cannot be
+//! written.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::api::{self, Client, ContainerId};
+use crate::content::cache::{Cache, Cached, Key};
+
+/// A flight that nobody waits for is finished all the same if this many bytes or fewer are left.
+const WORTH_FINISHING: u64 = 256 << 10;
+
+/// How often a cut body is taken up again.
+const RESUMPTIONS: u32 = 2;
+
+/// Why bytes cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The server's answer.
+    #[error(transparent)]
+    Api(Arc<api::Error>),
+    /// The local file that holds the bytes cannot be read.
+    #[error("reading the cache: {0}")]
+    Local(Arc<io::Error>),
+    /// The body is not as long as the list said.
+    #[error("the server sent {got} bytes of a file of {expected}")]
+    Length {
+        /// Bytes that the list promised.
+        expected: u64,
+        /// Bytes that came.
+        got: u64,
+    },
+}
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    written: u64,
+    total: Option<u64>,
+    ended: Option<Result<(), Error>>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    file: Option<File>,
+    /// What the disk had no room for, and the offset at which it begins.
+    spill: Mutex<(u64, Vec<u8>)>,
+    progress: watch::Sender<Progress>,
+    readers: AtomicUsize,
+}
+
+/// The bytes of one version, here or on their way.
+#[derive(Debug)]
+pub struct Body(Source);
+
+#[derive(Debug)]
+enum Source {
+    Memory(Bytes),
+    Disk(File, u64),
+    Flight(Arc<Flight>),
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Source::Flight(flight) = &self.0 {
+            flight.readers.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Body {
+    /// The length in bytes, once it is known.
+    pub fn len(&self) -> Option<u64> {
+        match &self.0 {
+            Source::Memory(bytes) => Some(bytes.len() as u64),
+            Source::Disk(_, len) => Some(*len),
+            Source::Flight(flight) => flight.progress.borrow().total,
+        }
+    }
+
+    /// Whether every byte is here.
+    pub fn is_local(&self) -> bool {
+        match &self.0 {
+            Source::Memory(_) | Source::Disk(..) => true,
+            Source::Flight(flight) => matches!(flight.progress.borrow().ended, Some(Ok(()))),
+        }
+    }
+
+    /// Reads without waiting; `None` if bytes of the range are still on their way.
+    pub fn try_read(&self, offset: u64, size: usize) -> Option<Result<Bytes, Error>> {
+        match &self.0 {
+            Source::Memory(bytes) => Some(Ok(slice(bytes, offset, size))),
+            Source::Disk(file, len) => Some(read_at(file, offset, clip(offset, size, *len))),
+            Source::Flight(flight) => {
+                let progress = flight.progress.borrow().clone();
+                let end = progress.total.map_or(offset + size as u64, |total| total.min(offset + size as u64));
+                if progress.written >= end || matches!(progress.ended, Some(Ok(()))) {
+                    return Some(flight.read(offset, clip(offset, size, progress.written)));
+                }
+                match progress.ended {
+                    Some(Err(error)) => Some(Err(error)),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    /// Reads up to `size` bytes at `offset`; fewer at the end of the file only.
+    ///
+    /// # Errors
+    /// The download failed before the range was whole.
+    pub async fn read(&self, offset: u64, size: usize) -> Result<Bytes, Error> {
+        loop {
+            // Subscribed before the look, so that nothing is missed between the two.
+            let mut changes = match &self.0 {
+                Source::Flight(flight) => Some(flight.progress.subscribe()),
+                _ => None,
+            };
+            if let Some(result) = self.try_read(offset, size) {
+                return result;
+            }
+            if let Some(changes) = &mut changes {
+                let _ = changes.changed().await;
+            }
+        }
+    }
+
+    /// Waits for the length alone.
+    ///
+    /// # Errors
+    /// The download failed before its length was known.
+    pub async fn total(&self) -> Result<u64, Error> {
+        let Source::Flight(flight) = &self.0 else { return Ok(self.len().unwrap_or(0)) };
+        let mut changes = flight.progress.subscribe();
+        let known = changes.wait_for(|progress| progress.total.is_some() || progress.ended.is_some()).await;
+        let progress = known.map(|progress| progress.clone()).unwrap_or_default();
+        match (progress.total, progress.ended) {
+            (Some(total), _) => Ok(total),
+            (None, Some(Err(error))) => Err(error),
+            (None, _) => Ok(progress.written),
+        }
+    }
+
+    /// Waits until every byte is here; returns the length.
+    ///
+    /// # Errors
+    /// The download failed.
+    pub async fn whole(&self) -> Result<u64, Error> {
+        let Source::Flight(flight) = &self.0 else { return Ok(self.len().unwrap_or(0)) };
+        let mut changes = flight.progress.subscribe();
+        let ended = changes.wait_for(|progress| progress.ended.is_some()).await;
+        let progress = ended.map(|progress| progress.clone()).unwrap_or_default();
+        progress.ended.unwrap_or(Ok(())).map(|()| progress.written)
+    }
+
+    /// Writes every byte to `to`.
+    ///
+    /// # Errors
+    /// The download failed, or `to` cannot be written.
+    pub async fn copy_to(&self, to: &File) -> Result<u64, Error> {
+        const STEP: usize = 1 << 20;
+        let mut offset = 0;
+        loop {
+            let bytes = self.read(offset, STEP).await?;
+            if bytes.is_empty() {
+                return Ok(offset);
+            }
+            to.write_all_at(&bytes, offset).map_err(local)?;
+            offset += bytes.len() as u64;
+        }
+    }
+}
+
+impl Flight {
+    fn read(&self, offset: u64, size: usize) -> Result<Bytes, Error> {
+        let spill = lock(&self.spill);
+        let on_disk = spill.0;
+        let mut bytes = Vec::with_capacity(size);
+        if offset < on_disk
+            && let Some(file) = &self.file
+        {
+            bytes = read_at(file, offset, clip(offset, size, on_disk))?.to_vec();
+        }
+        let from = (offset + bytes.len() as u64).saturating_sub(on_disk);
+        if bytes.len() < size
+            && let Some(rest) = usize::try_from(from).ok().and_then(|from| spill.1.get(from..))
+        {
+            bytes.extend_from_slice(&rest[..rest.len().min(size - bytes.len())]);
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// Downloads of a mount.
+#[derive(Debug)]
+pub struct Downloads {
+    client: Client,
+    cache: Arc<Cache>,
+    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+}
+
+impl Downloads {
+    /// Downloads into `cache`.
+    pub fn new(client: Client, cache: Arc<Cache>) -> Arc<Self> {
+        Arc::new(Self { client, cache, flights: Mutex::new(HashMap::new()) })
+    }
+
+    /// The cache behind the downloads.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// The bytes of a version if they are here or on their way.
+    pub fn present(&self, container: &ContainerId, file: &api::File) -> Option<Body> {
+        let key = Key::new(container, file);
+        self.cached(&key).or_else(|| self.join(&key))
+    }
+
+    /// The bytes of a version, asked for if need be. Needs a runtime.
+    pub fn fetch(self: &Arc<Self>, container: &ContainerId, file: &api::File) -> Body {
+        let key = Key::new(container, file);
+        if let Some(body) = self.cached(&key) {
+            return body;
+        }
+        let mut flights = lock(&self.flights);
+        if let Some(flight) = flights.get(&key) {
+            return Self::board(flight);
+        }
+        let temporary = self.cache.temporary(&key).inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
+        let reader = temporary.as_ref().and_then(|file| file.as_file().try_clone().ok());
+        let temporary = temporary.filter(|_| reader.is_some());
+        let flight = Arc::new(Flight {
+            spill: Mutex::new((if reader.is_some() { u64::MAX } else { 0 }, Vec::new())),
+            file: reader,
+            progress: watch::Sender::new(Progress::default()),
+            readers: AtomicUsize::new(0),
+        });
+        let body = Self::board(&flight);
+        flights.insert(key.clone(), flight.clone());
+        let task = Task {
+            downloads: self.clone(),
+            key,
+            container: container.clone(),
+            file: file.clone(),
+            flight,
+            temporary,
+            digest: Sha256::new(),
+            written: 0,
+        };
+        tokio::spawn(task.run());
+        body
+    }
+
+    /// How many downloads are under way.
+    pub fn under_way(&self) -> usize {
+        lock(&self.flights).len()
+    }
+
+    fn cached(&self, key: &Key) -> Option<Body> {
+        Some(Body(match self.cache.get(key)? {
+            Cached::Memory(bytes) => Source::Memory(bytes),
+            Cached::Disk(file, len) => Source::Disk(file, len),
+        }))
+    }
+
+    fn join(&self, key: &Key) -> Option<Body> {
+        lock(&self.flights).get(key).map(Self::board)
+    }
+
+    fn board(flight: &Arc<Flight>) -> Body {
+        flight.readers.fetch_add(1, Ordering::AcqRel);
+        Body(Source::Flight(flight.clone()))
+    }
+
+    /// Takes a flight that nobody waits for off the board; false if somebody came.
+    fn abandon(&self, key: &Key, flight: &Flight) -> bool {
+        let mut flights = lock(&self.flights);
+        let abandoned = flight.readers.load(Ordering::Acquire) == 0;
+        if abandoned {
+            flights.remove(key);
+        }
+        abandoned
+    }
+}
+
+/// What one flight does.
+struct Task {
+    downloads: Arc<Downloads>,
+    key: Key,
+    container: ContainerId,
+    file: api::File,
+    flight: Arc<Flight>,
+    temporary: Option<tempfile::NamedTempFile>,
+    digest: Sha256,
+    written: u64,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut resumptions = 0;
+        let outcome = loop {
+            match self.receive().await {
+                Ok(true) => break self.check_length(),
+                Ok(false) => return,
+                Err(error) if error.kind == api::ErrorKind::CutBody && resumptions < RESUMPTIONS => {
+                    resumptions += 1;
+                    tracing::debug!(%error, resumptions, "taking up a cut body again");
+                }
+                Err(error) => break Err(Error::Api(Arc::new(error))),
+            }
+        };
+        if outcome.is_ok()
+            && let Some(temporary) = self.temporary.take()
+            && let Err(error) =
+                self.downloads.cache.adopt(&self.key, temporary, self.written, &self.digest.clone().finalize())
+        {
+            tracing::warn!(%error, "a download was not kept in the cache");
+        }
+        // Off the board only now: until the cache has it, a newcomer joins this flight.
+        lock(&self.downloads.flights).remove(&self.key);
+        let written = self.written;
+        self.flight.progress.send_modify(|progress| {
+            if outcome.is_ok() {
+                progress.total = Some(written);
+            }
+            progress.ended = Some(outcome);
+        });
+    }
+
+    /// Receives what is missing; false if nobody wants it any longer.
+    async fn receive(&mut self) -> Result<bool, api::Error> {
+        let from = (self.written > 0).then_some(self.written);
+        let mut content = self.downloads.client.content(&self.container, &self.file.id, from).await?;
+        let mut skip = self.written.saturating_sub(content.start);
+        if let Some(length) = content.length {
+            let total = content.start + length;
+            self.flight.progress.send_modify(|progress| progress.total = Some(total));
+        }
+        while let Some(chunk) = content.chunk().await? {
+            let known = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+            skip -= known as u64;
+            self.keep(&chunk[known..]);
+            let left = content.length.map_or(u64::MAX, |length| (content.start + length).saturating_sub(self.written));
+            if self.flight.readers.load(Ordering::Acquire) == 0
+                && left > WORTH_FINISHING
+                && self.downloads.abandon(&self.key, &self.flight)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        let stored = match &mut self.temporary {
+            Some(file) => file.write_all(bytes).or_else(|_| {
+                self.downloads.cache.clear();
+                file.as_file().write_all_at(bytes, self.written)
+            }),
+            None => Err(io::ErrorKind::StorageFull.into()),
+        };
+        if stored.is_err() {
+            self.temporary = None;
+            let mut spill = lock(&self.flight.spill);
+            if spill.0 == u64::MAX {
+                spill.0 = self.written;
+            }
+            spill.1.extend_from_slice(bytes);
+        }
+        self.written += bytes.len() as u64;
+        let written = self.written;
+        self.flight.progress.send_modify(|progress| progress.written = written);
+    }
+
+    fn check_length(&self) -> Result<(), Error> {
+        match self.file.bytes {
+            Some(expected) if expected != self.written && self.file.source == "user" => {
+                Err(Error::Length { expected, got: self.written })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn clip(offset: u64, size: usize, end: u64) -> usize {
+    usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(size)
+}
+
+fn slice(bytes: &Bytes, offset: u64, size: usize) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    let end = start.saturating_add(size).min(bytes.len());
+    bytes.slice(start..end)
+}
+
+fn read_at(file: &File, offset: u64, size: usize) -> Result<Bytes, Error> {
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, offset).map_err(local)?;
+    Ok(bytes.into())
+}
+
+fn local(error: io::Error) -> Error {
+    Error::Local(Arc::new(error))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,327 @@
+//! Brings written bytes to the server: POST, then DELETE of exactly the version that the writer saw.
+//!
+//! At every instant the server has a whole version. What fails stays here, with its reason beside it.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::api::{self, ContainerId, FileId};
+use crate::api::client::UploadBody;
+use crate::content::Key;
+use crate::journal::stage::Meta;
+use crate::namespace::inode::Ino;
+use crate::namespace::names;
+use crate::vfs::drain::Left;
+use crate::vfs::writer::{Frozen, Writer};
+use crate::vfs::{Error, Result, Vfs};
+
+/// Files up to this many bytes are compared with the server's version even if that must be fetched: a download
+/// that saves an upload and a second version.
+const WORTH_COMPARING: u64 = 16 << 20;
+
+/// Where a save goes.
+struct Destination {
+    container: ContainerId,
+    path: String,
+    base: Option<Arc<api::File>>,
+    renamed: bool,
+}
+
+impl Vfs {
+    /// Saves a file: at once, or with `--write-back` once its bytes are durable here. An empty file is sent after
+    /// its last close only.
+    ///
+    /// # Errors
+    /// The outcome of the upload; `EIO` and the like leave the bytes pending.
+    pub(super) async fn save(self: &Arc<Self>, ino: Ino, last_close: bool) -> Result<()> {
+        let Some(delay) = self.config.write_back else { return self.commit(ino, last_close).await };
+        let writer = self.state().writers.get(&ino).cloned();
+        let Some(writer) = writer else { return Ok(()) };
+        let scheduled = {
+            let mut inner = writer.inner();
+            let scheduled = inner.due.is_some();
+            inner.due = Some(Instant::now() + delay);
+            scheduled
+        };
+        self.promise(ino, &writer)?;
+        if !scheduled {
+            let vfs = self.clone();
+            self.behind.spawn(async move { vfs.commit_when_due(ino, &writer).await });
+        }
+        Ok(())
+    }
+
+    /// Makes the bytes of a closed file durable here.
+    fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
+        let Some(meta) = self.meta(ino, None) else { return Ok(()) };
+        let staging = writer.inner().staging.clone();
+        if let Some(staging) = staging {
+            staging.sync()?;
+            staging.write_meta(&meta, true)?;
+        }
+        Ok(())
+    }
+
+    async fn commit_when_due(self: Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
+        loop {
+            let due = writer.inner().due.filter(|_| !self.stopping.load(std::sync::atomic::Ordering::Acquire));
+            match due {
+                Some(due) if due > Instant::now() => {
+                    let soon = Instant::now() + std::time::Duration::from_millis(100);
+                    tokio::time::sleep_until(due.min(soon).into()).await;
+                }
+                _ => break,
+            }
+        }
+        writer.inner().due = None;
+        let open = self.state().open_for_writing(ino);
+        if let Err(error) = self.commit(ino, !open).await {
+            tracing::warn!(%error, "a file could not be uploaded behind its close; its bytes are kept");
+        }
+    }
+
+    /// Uploads the present bytes of a file, if the server doesn't have them.
+    ///
+    /// # Errors
+    /// The outcome of the upload.
+    pub(super) async fn commit(self: &Arc<Self>, ino: Ino, last_close: bool) -> Result<()> {
+        let writer = self.state().writers.get(&ino).cloned();
+        let Some(writer) = writer else { return Ok(()) };
+        let _turn = writer.travelling.lock().await;
+        {
+            let inner = writer.inner();
+            if !inner.is_dirty() {
+                return Ok(());
+            }
+            if let Some((_, error)) = inner.failed.clone().filter(|_| inner.has_failed())
+                && error.is_refusal()
+            {
+                return Err(error);
+            }
+        }
+        let Some(destination) = self.destination(ino, &writer) else { return Ok(()) };
+        let Some(frozen) = writer.freeze() else { return Ok(()) };
+        if frozen.len == 0 && !last_close {
+            writer.thaw(&frozen);
+            return Ok(());
+        }
+        let outcome = self.send(ino, &writer, &destination, &frozen).await;
+        let in_place = writer.thaw(&frozen);
+        if !in_place && outcome.is_ok() {
+            frozen.staging.discard();
+        }
+        let mut guard = self.state();
+        let state = &mut *guard;
+        match outcome {
+            Ok(()) => {
+                state.failures.remove(&ino);
+                writer.inner().failed = None;
+                state.retire_writer(ino);
+                Ok(())
+            }
+            Err(error) => {
+                let error = limit_named(error, frozen.len);
+                let refused = error.is_refusal();
+                writer.inner().failed = Some((frozen.generation, error.clone()));
+                let reason = error.to_string();
+                state.failures.insert(ino, Left { name: destination.path.clone(), reason: reason.clone() });
+                drop(guard);
+                if let Some(mut meta) = self.meta(ino, Some(&destination)) {
+                    (meta.reason, meta.refused) = (Some(reason), refused);
+                    let kept = frozen.staging.sync().and_then(|()| frozen.staging.write_meta(&meta, true));
+                    if let Err(error) = kept {
+                        tracing::error!(%error, "unsent bytes could not be made durable");
+                    }
+                }
+                Err(self.noticed(&destination.container, error))
+            }
+        }
+    }
+
+    async fn send(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Arc<Writer>,
+        to: &Destination,
+        frozen: &Frozen,
+    ) -> Result<()> {
+        if self.is_what_the_server_has(ino, writer, to, frozen).await {
+            let mut inner = writer.inner();
+            inner.sent = frozen.generation;
+            return Ok(());
+        }
+        let filename = self.filename(&to.container, &to.path).await?;
+        if let Some(meta) = self.meta(ino, Some(to)) {
+            frozen.staging.write_meta(&meta, false)?;
+        }
+        let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
+        let sent = self.client.upload(&to.container, &filename, body).await?;
+        let uploaded = Arc::new(as_uploaded(sent, frozen.len));
+        let key = Key::new(&to.container, &uploaded);
+        if let Err(error) = self.downloads.cache().adopt_copy(&key, &frozen.staging.data()) {
+            tracing::warn!(%error, "an upload was not kept in the cache");
+        }
+        let (replaced, unlinked) = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let unlinked = state.tree.get(ino).is_none_or(|node| !node.linked);
+            state.landed(ino, &uploaded, frozen.len);
+            let mut inner = writer.inner();
+            inner.sent = frozen.generation;
+            inner.renamed = false;
+            let mut replaced: Vec<FileId> = inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
+            replaced.append(&mut inner.replaces);
+            replaced.retain(|id| *id != uploaded.id);
+            (replaced, unlinked)
+        };
+        for id in replaced {
+            self.delete_replaced(&to.container, &id).await;
+        }
+        if unlinked {
+            // Removed while it travelled.
+            self.delete_version(&to.container, &uploaded.id).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the version that the writer saw is still there and has these very bytes, by a list fetched after the
+    /// open.
+    async fn is_what_the_server_has(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Writer,
+        to: &Destination,
+        frozen: &Frozen,
+    ) -> bool {
+        let Some(base) = to.base.clone().filter(|_| !to.renamed) else { return false };
+        let size = self.state().tree.file(ino).and_then(|file| self.size_of(file));
+        if size != Some(frozen.len) && base.bytes != Some(frozen.len) {
+            return false;
+        }
+        let local = self.downloads.present(&to.container, &base);
+        if local.is_none() && frozen.len > WORTH_COMPARING {
+            return false;
+        }
+        if self.ensure_listed_since(&to.container, writer.opened).await.is_err() {
+            return false;
+        }
+        let seen = self.state().tree.file(ino).is_some_and(|file| {
+            file.id() == Some(&base.id) && file.seen.is_some_and(|seen| seen >= writer.opened)
+        });
+        if !seen {
+            return false;
+        }
+        let body = local.unwrap_or_else(|| self.downloads.fetch(&to.container, &base));
+        let Ok(mut ours) = std::fs::File::open(frozen.staging.data()) else { return false };
+        let mut buffer = vec![0; 256 << 10];
+        let mut offset = 0;
+        loop {
+            let Ok(got) = ours.read(&mut buffer) else { return false };
+            let Ok(theirs) = body.read(offset, got.max(1)).await else { return false };
+            if theirs != buffer[..got] {
+                return false;
+            }
+            if got == 0 {
+                return true;
+            }
+            offset += got as u64;
+        }
+    }
+
+    fn destination(&self, ino: Ino, writer: &Writer) -> Option<Destination> {
+        let state = self.state();
+        let container = state.tree.container(state.tree.file(ino)?.container)?;
+        let container = container.container.id.clone();
+        let inner = writer.inner();
+        Some(Destination { container, path: state.tree.path(ino), base: inner.base.clone(), renamed: inner.renamed })
+    }
+
+    fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
+        let state = self.state();
+        let file = state.tree.file(ino)?;
+        let container = match destination {
+            Some(destination) => destination.container.clone(),
+            None => state.tree.container(file.container)?.container.id.clone(),
+        };
+        Some(Meta {
+            container,
+            path: destination.map_or_else(|| state.tree.path(ino), |destination| destination.path.clone()),
+            replaces: file.id().cloned(),
+            mtime: file.attributes.mtime,
+            mode: file.attributes.mode,
+            closed: true,
+            reason: None,
+            refused: false,
+        })
+    }
+
+    /// The filename that an upload of `path` is sent under. A path with directories needs to know what the server
+    /// does to them, which a probe finds out once: a user's bytes are never the probe.
+    ///
+    /// # Errors
+    /// The server's, of the probe.
+    pub(super) async fn filename(&self, container: &ContainerId, path: &str) -> Result<String> {
+        if !path.contains('/') {
+            return Ok(path.to_owned());
+        }
+        let _turn = self.probing.lock().await;
+        let known = self.state().records.directories_kept();
+        let kept = match known {
+            Some(kept) => kept,
+            None => {
+                let kept = self.probe_directories(container).await?;
+                self.state().records.set_directories_kept(kept);
+                kept
+            }
+        };
+        let name = names::upload_name(path, kept);
+        let longest = name.rsplit('/').next().map_or(0, str::len);
+        if longest > names::NAME_MAX {
+            return Err(Error::told(libc::ENAMETOOLONG, "the path is longer than 255 bytes, the server's limit"));
+        }
+        Ok(name)
+    }
+
+    async fn probe_directories(&self, container: &ContainerId) -> Result<bool> {
+        let random = || hex::encode(rand::random::<[u8; 8]>());
+        let (directory, base) = (format!(".containerfs-{}", random()), random());
+        let body = UploadBody::Bytes(bytes::Bytes::from_static(b"containerfs asks whether directories are kept\n"));
+        let file = self.client.upload(container, &format!("{directory}/{base}"), body).await?;
+        let kept = file.path.ends_with(&format!("{directory}/{base}"));
+        self.state().records.bury(container, &file.id);
+        self.delete_version(container, &file.id).await;
+        Ok(kept)
+    }
+}
+
+impl super::State {
+    /// A version of a file is on the server.
+    pub(super) fn landed(&mut self, ino: Ino, uploaded: &Arc<api::File>, len: u64) {
+        let linked = self.tree.get(ino).is_some_and(|node| node.linked);
+        self.tree.set_server(ino, uploaded.clone());
+        if let Some(file) = self.tree.file_mut(ino) {
+            file.size = Some((len, Instant::now()));
+            file.size_is_ours = true;
+        }
+        if linked {
+            self.remember(ino);
+        }
+    }
+}
+
+/// The reply to an upload, with what we know better: its length, and whose it is.
+pub(super) fn as_uploaded(mut file: api::File, len: u64) -> api::File {
+    file.bytes = Some(len);
+    if file.source.is_empty() {
+        "user".clone_into(&mut file.source);
+    }
+    file
+}
+
+fn limit_named(mut error: Error, len: u64) -> Error {
+    if error.errno == libc::EFBIG {
+        error.message = format!("{} (the file has {len} bytes; the service takes about 50 MB)", error.message);
+    }
+    error
+}

@@ -1,0 +1,321 @@
+//! Open files: open, create, read, flush, fsync, release.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::api::FileId;
+use crate::content::Body;
+use crate::namespace::inode::{FileNode, Ino, Kind, ROOT};
+use crate::namespace::names;
+use crate::namespace::records::Attributes;
+use crate::vfs::{Entry, Error, Result, Vfs, attr, descriptors};
+
+/// Threads of other processes that are remembered as writers of one handle.
+const WRITERS_REMEMBERED: usize = 64;
+
+/// One open file description.
+pub(super) struct Handle {
+    pub(super) ino: Ino,
+    pub(super) writable: bool,
+    /// The process that opened it.
+    opener: u32,
+    /// Threads that wrote through it.
+    writers: Mutex<HashSet<u32>>,
+    /// The version that is being read.
+    body: Mutex<Option<(FileId, Arc<Body>)>>,
+}
+
+impl Handle {
+    /// Remembers who writes: a child that inherited the handle saves at the last close.
+    pub(super) fn note_writer(&self, thread: u32) {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread != 0 && writers.len() < WRITERS_REMEMBERED {
+            writers.insert(thread);
+        }
+    }
+
+    fn body(&self) -> Option<(FileId, Arc<Body>)> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// An open file.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The handle.
+    pub handle: u64,
+    /// Whether the kernel's pages of the inode are still right.
+    pub keep_cache: bool,
+}
+
+impl Vfs {
+    /// Opens a file. `flags` are those of `open(2)`; `thread` is the caller's.
+    ///
+    /// # Errors
+    /// `EISDIR`, `EROFS`, `EPERM` with `--no-overwrite`, `ESTALE` if it is gone.
+    pub fn open_file(&self, ino: Ino, flags: i32, thread: u32) -> Result<Opened> {
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let truncate = writable && flags & libc::O_TRUNC != 0;
+        if writable {
+            self.check_writable()?;
+        }
+        let empty = if truncate { Some(Arc::new(self.journal.stage()?)) } else { None };
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let refused = match state.tree.get(ino).map(|node| &node.kind) {
+            Some(Kind::File(file)) if writable && self.config.no_overwrite && file.server.is_some() => {
+                Some(libc::EPERM)
+            }
+            Some(Kind::File(_)) => None,
+            Some(_) => Some(libc::EISDIR),
+            None => Some(libc::ESTALE),
+        };
+        if let Some(errno) = refused {
+            if let Some(staging) = empty {
+                staging.discard();
+            }
+            return Err(Error::quiet(errno));
+        }
+        let keep_cache = {
+            let before = state.tree.file(ino).and_then(|file| file.fetched);
+            self.distrust_old_content(state, ino);
+            let after = state.tree.file(ino).and_then(|file| file.fetched);
+            before.is_none() || before == after
+        };
+        if writable {
+            let writer = state.writer(ino)?;
+            if let Some(file) = state.tree.file_mut(ino) {
+                file.held = true;
+            }
+            if let Some(staging) = empty {
+                let was_empty = state.tree.file(ino).is_some_and(|f| f.server.is_some() && f.size.is_some_and(|s| s.0 == 0));
+                let replaced = writer.start_empty(staging, was_empty);
+                if let Some(old) = replaced {
+                    old.discard();
+                }
+                if !was_empty {
+                    state.touched(ino);
+                }
+            }
+        }
+        let handle = self.add_handle(state, ino, writable, thread);
+        Ok(Opened { handle, keep_cache: keep_cache && !truncate })
+    }
+
+    /// Creates and opens a file; it is on the server after its last close.
+    ///
+    /// # Errors
+    /// `EPERM` in the root, `EINVAL` for a name that the service cannot hold, `EEXIST` with `O_EXCL`.
+    pub async fn create(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        thread: u32,
+    ) -> Result<(Entry, Opened)> {
+        self.check_writable()?;
+        if parent == ROOT && self.config.container.is_none() {
+            return Err(Error::told(libc::EPERM, "files live in containers: `mkdir` makes one"));
+        }
+        let name = names::creatable(name)?;
+        self.ensure_entries(parent).await?;
+        let existing = self.state().tree.child(parent, name);
+        let (ino, opened) = match existing {
+            Some(_) if flags & libc::O_EXCL != 0 => return Err(Error::quiet(libc::EEXIST)),
+            Some(ino) => (ino, self.open_file(ino, flags, thread)?),
+            None => self.create_new(parent, name, mode, thread)?,
+        };
+        let mut state = self.state();
+        if let Some(node) = state.tree.get_mut(ino) {
+            node.lookups += 1;
+        }
+        let node = state.tree.get(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        Ok((self.entry_of(&state, ino, node), opened))
+    }
+
+    fn create_new(&self, parent: Ino, name: &str, mode: u32, thread: u32) -> Result<(Ino, Opened)> {
+        let staging = Arc::new(self.journal.stage()?);
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let container = state.tree.container_of(parent).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        let now = attr::now();
+        let mode = (mode & 0o7777 != 0o666 & !self.config.umask).then_some(mode & 0o7777);
+        let attributes = Attributes { mtime: Some(now), ctime: Some(now), mode, ..Attributes::default() };
+        let ino = state.tree.insert(parent, name, Kind::File(Box::new(FileNode::new_here(container, attributes))));
+        let used = state.tree.path(parent);
+        state.keep_directory(container, &used, true);
+        state.writers.insert(ino, super::writer::Writer::holding(staging, 0, None));
+        let handle = self.add_handle(state, ino, true, thread);
+        Ok((ino, Opened { handle, keep_cache: true }))
+    }
+
+    fn add_handle(&self, state: &mut super::State, ino: Ino, writable: bool, thread: u32) -> u64 {
+        let number = state.next_handle;
+        state.next_handle += 1;
+        // Only a writer's close has to know whose it is.
+        let opener = if writable { descriptors::process_of(thread) } else { 0 };
+        let handle = Handle { ino, writable, opener, writers: Mutex::default(), body: Mutex::default() };
+        state.handles.insert(number, Arc::new(handle));
+        if let Some(node) = state.tree.get_mut(ino) {
+            node.handles += 1;
+        }
+        number
+    }
+
+    /// Reads up to `size` bytes at `offset`; fewer at the end only.
+    ///
+    /// # Errors
+    /// The server's; `ESTALE` if the file is gone.
+    pub async fn read(self: &Arc<Self>, handle: u64, offset: u64, size: usize) -> Result<Bytes> {
+        if let Some(result) = self.read_now(handle, offset, size) {
+            return result;
+        }
+        let (handle, container, server) = {
+            let mut state = self.state();
+            let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
+            let file = state.tree.file_mut(handle.ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            file.fetched.get_or_insert_with(std::time::Instant::now);
+            let (container, server) = (file.container, file.server.clone());
+            let container = state.tree.container(container).map(|container| container.container.id.clone());
+            let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            (handle, container, server)
+        };
+        let Some(server) = server else { return Ok(Bytes::new()) };
+        let body = match handle.body() {
+            Some((id, body)) if id == server.id => body,
+            _ => {
+                let body = Arc::new(self.downloads.fetch(&container, &server));
+                let mut slot = handle.body.lock().unwrap_or_else(PoisonError::into_inner);
+                *slot = Some((server.id.clone(), body.clone()));
+                body
+            }
+        };
+        let read = body.read(offset, size).await;
+        if read.is_err() {
+            // The next read asks again.
+            *handle.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        let bytes = read.map_err(|error| self.noticed(&container, error.into()).on_open_handle())?;
+        self.learnt_length(handle.ino, &server.id, &body);
+        Ok(bytes)
+    }
+
+    /// The same from memory or the local disk; `None` if bytes are still on their way.
+    pub fn read_now(&self, handle: u64, offset: u64, size: usize) -> Option<Result<Bytes>> {
+        let (handle, writer, current) = {
+            let state = self.state();
+            let Some(handle) = state.handles.get(&handle).cloned() else {
+                return Some(Err(Error::quiet(libc::EBADF)));
+            };
+            let writer = state.writers.get(&handle.ino).cloned();
+            let current = state.tree.get(handle.ino).filter(|node| node.linked);
+            let current = current.and_then(|node| node.file()?.id().cloned());
+            (handle, writer, current)
+        };
+        if let Some(result) = writer.and_then(|writer| writer.read(offset, size)) {
+            return Some(result.map(Bytes::from).map_err(Error::from));
+        }
+        let (id, body) = handle.body()?;
+        if current.is_some_and(|current| current != id) {
+            return None;
+        }
+        match body.try_read(offset, size)? {
+            Ok(bytes) => Some(Ok(bytes)),
+            // Told by the path that may try again.
+            Err(_) => None,
+        }
+    }
+
+    /// A descriptor was closed. Uploads if this is the close that a program waits for (DESIGN §4).
+    ///
+    /// # Errors
+    /// The outcome of the upload.
+    pub async fn flush(self: &Arc<Self>, handle: u64, thread: u32) -> Result<()> {
+        let Some((ino, handle)) = self.dirty_handle(handle)? else { return Ok(()) };
+        if !self.is_the_save(ino, &handle, thread) {
+            return Ok(());
+        }
+        self.save(ino, false).await
+    }
+
+    /// Whether a close by `thread` ends the writing: it is the opener's process, which has no other descriptor
+    /// of the file, and no other process that wrote has one either.
+    fn is_the_save(&self, ino: Ino, handle: &Handle, thread: u32) -> bool {
+        let process = descriptors::process_of(thread);
+        if process != handle.opener {
+            return false;
+        }
+        let Some(&mount) = self.mount_id.get() else { return true };
+        if descriptors::holds(process, mount, ino.0) {
+            return false;
+        }
+        let writers = handle.writers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut others: Vec<u32> = writers.into_iter().map(descriptors::process_of).filter(|p| *p != process).collect();
+        others.sort_unstable();
+        others.dedup();
+        !others.into_iter().any(|other| descriptors::holds(other, mount, ino.0))
+    }
+
+    /// Saves what was written so far.
+    ///
+    /// # Errors
+    /// The outcome of the upload.
+    pub async fn fsync(self: &Arc<Self>, handle: u64) -> Result<()> {
+        match self.dirty_handle(handle)? {
+            Some((ino, _)) => self.save(ino, false).await,
+            None => Ok(()),
+        }
+    }
+
+    fn dirty_handle(&self, handle: u64) -> Result<Option<(Ino, Arc<Handle>)>> {
+        let state = self.state();
+        let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
+        let dirty = handle.writable && state.writers.get(&handle.ino).is_some_and(|writer| writer.inner().is_dirty());
+        Ok(dirty.then_some((handle.ino, handle)))
+    }
+
+    /// The last descriptor of a handle is closed. Answered at once; what is left to send goes behind.
+    pub fn release(self: &Arc<Self>, handle: u64) {
+        let mut state = self.state();
+        let Some(handle) = state.handles.remove(&handle) else { return };
+        let ino = handle.ino;
+        let Some(node) = state.tree.get_mut(ino) else { return };
+        node.handles = node.handles.saturating_sub(1);
+        let (last, linked) = (node.handles == 0, node.linked);
+        if !linked && last {
+            state.drop_writer(ino);
+        }
+        let dirty = state.writers.get(&ino).is_some_and(|writer| {
+            let inner = writer.inner();
+            inner.is_dirty() && !inner.has_failed()
+        });
+        let save = linked && dirty && handle.writable && !state.open_for_writing(ino);
+        state.retire_writer(ino);
+        let deferred = if last { state.deferred.remove(&ino) } else { None };
+        state.tree.reap(ino);
+        drop(state);
+        let vfs = self.clone();
+        if save {
+            self.behind.spawn(async move {
+                if let Err(error) = vfs.save(ino, true).await {
+                    tracing::warn!(%error, "a file could not be uploaded after its last close; its bytes are kept");
+                }
+            });
+        } else if let Some((container, id)) = deferred {
+            self.behind.spawn(async move { vfs.delete_version(&container, &id).await });
+        }
+    }
+
+    fn learnt_length(&self, ino: Ino, id: &FileId, body: &Body) {
+        let Some(len) = body.len() else { return };
+        let mut state = self.state();
+        let Some(file) = state.tree.file_mut(ino) else { return };
+        if file.id() == Some(id) && file.size.is_none_or(|(size, _)| size != len) {
+            file.size = Some((len, std::time::Instant::now()));
+        }
+    }
+}

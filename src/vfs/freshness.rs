@@ -1,0 +1,182 @@
+//! Keeps listings young: one request chain however many ask, answers until the TTL runs out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+
+use crate::api::ContainerId;
+use crate::namespace::inode::{Ino, Kind, ROOT};
+use crate::namespace::listing::{self, Changes};
+use crate::vfs::{Error, Invalidation, Result, State, Vfs};
+
+/// Which list: of containers, or of the files of one.
+type Which = Option<ContainerId>;
+
+/// Lists under way.
+#[derive(Default)]
+pub(super) struct Refreshes(Mutex<HashMap<Which, Shared<BoxFuture<'static, Result<()>>>>>);
+
+impl Vfs {
+    /// When the list was asked for that `ino` comes from. A container comes from the list of containers.
+    pub(super) fn listed_at(&self, state: &State, ino: Ino) -> Option<Instant> {
+        match &state.tree.get(ino)?.kind {
+            Kind::Root(_) | Kind::Link(_) => state.tree.listed,
+            Kind::Container(container) if ino == ROOT => container.listed.or(Some(self.started)),
+            Kind::Container(_) => state.tree.listed,
+            Kind::Directory(_) | Kind::File(_) => {
+                state.tree.container(state.tree.container_of(ino)?)?.listed
+            }
+        }
+    }
+
+    pub(super) fn is_fresh(&self, state: &State, ino: Ino) -> bool {
+        if ino == ROOT && self.config.container.is_some() {
+            return true;
+        }
+        self.listed_at(state, ino).is_some_and(|listed| listed.elapsed() < self.config.ttl)
+    }
+
+    /// Whether the entries of the directory `ino` can be answered from memory.
+    pub(super) fn entries_fresh(&self, state: &State, ino: Ino) -> bool {
+        let listed = match state.tree.get(ino).map(|node| &node.kind) {
+            Some(Kind::Container(container)) => container.listed,
+            _ => self.listed_at(state, ino),
+        };
+        listed.is_some_and(|listed| listed.elapsed() < self.config.ttl)
+    }
+
+    /// Sees to it that what `ino` comes from is fresh.
+    pub(super) async fn ensure_fresh_of(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        let which = {
+            let state = self.state();
+            if self.is_fresh(&state, ino) {
+                return Ok(());
+            }
+            match state.tree.get(ino).map(|node| &node.kind) {
+                Some(Kind::File(_) | Kind::Directory(_)) => self.which(&state, ino)?,
+                Some(_) => None,
+                None => return Err(Error::quiet(libc::ESTALE)),
+            }
+        };
+        self.refresh(which, None).await
+    }
+
+    /// Sees to it that the entries of the directory `ino` are fresh.
+    pub(super) async fn ensure_entries(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        let which = {
+            let state = self.state();
+            if self.entries_fresh(&state, ino) {
+                return Ok(());
+            }
+            self.which(&state, ino)?
+        };
+        self.refresh(which, None).await
+    }
+
+    /// Fetches the list of a container anew if the last one was asked for before `since`.
+    pub(super) async fn ensure_listed_since(self: &Arc<Self>, container: &ContainerId, since: Instant) -> Result<()> {
+        self.refresh(Some(container.clone()), Some(since)).await
+    }
+
+    fn which(&self, state: &State, ino: Ino) -> Result<Which> {
+        let node = state.tree.get(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        if matches!(node.kind, Kind::Root(_) | Kind::Link(_)) {
+            return Ok(None);
+        }
+        let container = state.tree.container_of(ino).and_then(|ino| Some((ino, state.tree.container(ino)?)));
+        match container {
+            Some((ino, container)) if state.tree.get(ino).is_some_and(|node| node.linked) => {
+                Ok(Some(container.container.id.clone()))
+            }
+            _ => Err(Error::quiet(libc::ESTALE)),
+        }
+    }
+
+    async fn refresh(self: &Arc<Self>, which: Which, since: Option<Instant>) -> Result<()> {
+        loop {
+            let flight = {
+                let mut flights = self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
+                // Looked at under this lock: a flight that just landed is seen as fresh, not flown again.
+                if self.is_listed(&which, since) {
+                    return Ok(());
+                }
+                match flights.get(&which) {
+                    Some(flight) => flight.clone(),
+                    None => {
+                        let flight = self.clone().fly(which.clone()).boxed().shared();
+                        flights.insert(which.clone(), flight.clone());
+                        // A task of its own: a caller that goes away takes nobody else's list with it.
+                        tokio::spawn(flight.clone());
+                        flight
+                    }
+                }
+            };
+            flight.await?;
+        }
+    }
+
+    fn is_listed(&self, which: &Which, since: Option<Instant>) -> bool {
+        let state = self.state();
+        let listed = match which {
+            None => state.tree.listed,
+            Some(id) => match state.tree.containers.get(id) {
+                Some(ino) => state.tree.container(*ino).and_then(|container| container.listed),
+                None => return true,
+            },
+        };
+        listed.is_some_and(|listed| match since {
+            Some(since) => listed >= since,
+            None => listed.elapsed() < self.config.ttl,
+        })
+    }
+
+    async fn fly(self: Arc<Self>, which: Which) -> Result<()> {
+        let started = Instant::now();
+        let outcome = match &which {
+            None => self.client.all_containers().await.map_err(Error::from).map(|mut containers| {
+                let mut state = self.state();
+                containers.retain(|container| !state.dead_containers.contains(&container.id));
+                listing::apply_containers(&mut state.tree, containers, started)
+            }),
+            Some(id) => self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into())).map(|files| {
+                let mut guard = self.state();
+                let state = &mut *guard;
+                match state.tree.containers.get(id).copied() {
+                    Some(ino) => listing::apply_files(&mut state.tree, ino, files, started, &state.records),
+                    None => Changes::default(),
+                }
+            }),
+        };
+        self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&which);
+        let changes = outcome?;
+        for (directory, name) in changes.entries {
+            self.invalidate(Invalidation::Entry(directory, name));
+        }
+        if let Some(container) = which {
+            for (ino, id) in changes.missing {
+                let vfs = self.clone();
+                let container = container.clone();
+                tokio::spawn(async move { vfs.check_missing(ino, &container, &id).await });
+            }
+        }
+        Ok(())
+    }
+
+    /// An upload from here that no list shows: gone only if its id answers 404.
+    async fn check_missing(self: Arc<Self>, ino: Ino, container: &ContainerId, id: &crate::api::FileId) {
+        let Err(error) = self.client.retrieve_file(container, id).await else { return };
+        if !Error::from(error).is_gone() {
+            return;
+        }
+        let mut state = self.state();
+        let state = &mut *state;
+        let unchanged = state.tree.file(ino).is_some_and(|file| file.id() == Some(id) && !file.held);
+        if unchanged && let Some(node) = state.tree.get(ino) {
+            self.invalidate(Invalidation::Entry(node.parent, node.name.clone()));
+            state.tree.unlink(ino);
+        }
+    }
+}

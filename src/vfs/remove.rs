@@ -1,0 +1,121 @@
+//! Unlinking, and deleting versions on the server.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use crate::api::{ContainerId, FileId};
+use crate::content::Key;
+use crate::namespace::inode::{Ino, Kind};
+use crate::vfs::{Error, Result, State, Vfs};
+
+impl Vfs {
+    /// Deletes the file that `name` shows.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, `EPERM` with `--no-delete`, or the server's.
+    pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &OsStr) -> Result<()> {
+        self.check_deletable()?;
+        self.ensure_entries(parent).await?;
+        let name = name.to_str().ok_or_else(|| Error::quiet(libc::ENOENT))?;
+        let ino = {
+            let state = self.state();
+            let ino = state.tree.child(parent, name).ok_or_else(|| Error::quiet(libc::ENOENT))?;
+            if state.tree.file(ino).is_none() {
+                return Err(Error::quiet(libc::EISDIR));
+            }
+            ino
+        };
+        self.remove_file(ino).await
+    }
+
+    /// Takes a file away here and on the server.
+    pub(super) async fn remove_file(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        let writer = self.state().writers.get(&ino).cloned();
+        // What travels lands first, so that it is known what there is to delete.
+        let _turn = match &writer {
+            Some(writer) => Some(writer.travelling.lock().await),
+            None => None,
+        };
+        let (container, versions, waits) = {
+            let state = self.state();
+            let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
+            let container = state.tree.container(file.container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            let container = container.container.id.clone();
+            let mut versions: Vec<FileId> = file.id().cloned().into_iter().collect();
+            if let Some(writer) = &writer {
+                versions.extend(writer.inner().replaces.iter().cloned());
+            }
+            let open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
+            let local = file.server.as_ref().is_none_or(|s| self.downloads.cache().contains(&Key::new(&container, s)));
+            (container, versions, open && !local && state.local_len(ino).is_none())
+        };
+        if !waits {
+            for id in &versions {
+                match self.client.delete_file(&container, id).await.map_err(Error::from) {
+                    Err(error) if !error.is_gone() => return Err(error),
+                    Err(error) if error.is_container_gone() => return Err(self.noticed(&container, error)),
+                    _ => {}
+                }
+            }
+        }
+        let mut guard = self.state();
+        let state = &mut *guard;
+        for id in &versions {
+            state.records.bury(&container, id);
+        }
+        if waits && let Some(id) = versions.into_iter().next() {
+            state.deferred.insert(ino, (container, id));
+        }
+        state.failures.remove(&ino);
+        state.leave_directory(ino);
+        state.tree.unlink(ino);
+        if state.tree.get(ino).is_none_or(|node| node.handles == 0) {
+            state.drop_writer(ino);
+        }
+        Ok(())
+    }
+
+    /// Deletes a version that a newer one has replaced. Its failure is not the save's.
+    pub(super) async fn delete_replaced(&self, container: &ContainerId, id: &FileId) {
+        if self.config.no_delete {
+            return;
+        }
+        self.state().records.bury(container, id);
+        self.delete_version(container, id).await;
+    }
+
+    /// Deletes a buried version; if that fails it is tried again when the mount ends.
+    pub(super) async fn delete_version(&self, container: &ContainerId, id: &FileId) {
+        match self.client.delete_file(container, id).await.map_err(Error::from) {
+            Err(error) if !error.is_gone() => {
+                tracing::warn!(%error, "a version that is not wanted any more could not be deleted yet");
+                let mut state = self.state();
+                let again = (container.clone(), id.clone());
+                if !state.undeleted.contains(&again) {
+                    state.undeleted.push(again);
+                }
+            }
+            _ => self.state().undeleted.retain(|(_, other)| other != id),
+        }
+    }
+}
+
+impl State {
+    /// A directory that was used here stays when its last file goes.
+    pub(super) fn leave_directory(&mut self, ino: Ino) {
+        let Some(node) = self.tree.get(ino) else { return };
+        let Kind::File(file) = &node.kind else { return };
+        let (parent, container) = (node.parent, file.container);
+        let path = self.tree.path(parent);
+        self.keep_directory(container, &path, true);
+    }
+
+    /// Drops unsent bytes whose file is no more.
+    pub(super) fn drop_writer(&mut self, ino: Ino) {
+        if let Some(writer) = self.writers.remove(&ino)
+            && let Some(staging) = writer.inner().staging.take()
+        {
+            staging.discard();
+        }
+    }
+}

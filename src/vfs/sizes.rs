@@ -1,0 +1,121 @@
+//! Lengths that the list does not tell (API.md "Objects": `bytes` is null for files that the model wrote).
+//!
+//! The content endpoint tells them. A small body that comes with the answer is kept; a large one is let go.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+
+use crate::api::ErrorKind;
+use crate::namespace::inode::{Ino, Kind};
+use crate::vfs::{Error, Invalidation, Result, Vfs};
+
+/// Lengths asked for at once behind a listing.
+const AT_ONCE: usize = 16;
+
+impl Vfs {
+    /// Sees to it that the length of a file is known.
+    ///
+    /// # Errors
+    /// The server's; a phantom disappears and is `ENOENT`.
+    pub(super) async fn ensure_size(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        let (container, server) = {
+            let mut state = self.state();
+            if state.local_len(ino).is_some() {
+                return Ok(());
+            }
+            let Some(file) = state.tree.file(ino) else { return Ok(()) };
+            if self.size_of(file).is_some() {
+                return Ok(());
+            }
+            let (container, Some(server)) = (file.container, file.server.clone()) else { return Ok(()) };
+            let container = state.tree.container(container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            let container = container.container.id.clone();
+            self.distrust_old_content(&mut state, ino);
+            (container, server)
+        };
+        let body = self.downloads.fetch(&container, &server);
+        match body.total().await.map_err(Error::from) {
+            Ok(size) => {
+                let mut state = self.state();
+                let Some(file) = state.tree.file_mut(ino) else { return Ok(()) };
+                if file.id() == Some(&server.id) {
+                    let before = file.size.replace((size, Instant::now()));
+                    if before.is_some_and(|(before, _)| before != size) {
+                        self.invalidate(Invalidation::Inode(ino));
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_gone() && !error.is_container_gone() {
+                    self.hide_phantom(ino);
+                }
+                Err(self.noticed(&container, error))
+            }
+        }
+    }
+
+    /// Learns the lengths of a whole directory, behind whoever reads it. Stops at 429.
+    pub(super) fn learn_sizes_behind(self: &Arc<Self>, directory: Ino) {
+        let wanted: Vec<Ino> = {
+            let state = self.state();
+            let children = state.tree.get(directory).and_then(|node| node.children());
+            let files = children.into_iter().flat_map(|children| children.values().copied());
+            let files: Vec<Ino> = files
+                .filter(|ino| {
+                    let unsized_file = state.tree.file(*ino).is_some_and(|file| self.size_of(file).is_none());
+                    unsized_file && state.local_len(*ino).is_none()
+                })
+                .collect();
+            files
+        };
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            let mut answers = futures_util::stream::iter(wanted)
+                .map(|ino| {
+                    let vfs = vfs.clone();
+                    async move { vfs.ensure_size(ino).await }
+                })
+                .buffer_unordered(AT_ONCE);
+            while let Some(answer) = answers.next().await {
+                let limited = answer.is_err_and(|e| e.api().is_some_and(|e| e.kind == ErrorKind::RateLimited));
+                if limited {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Bytes of what a model wrote are asked for again once they are older than the content TTL.
+    pub(super) fn distrust_old_content(&self, state: &mut super::State, ino: Ino) {
+        let Some(file) = state.tree.file_mut(ino) else { return };
+        let trusted = file.size_is_ours || file.server.as_ref().is_none_or(|server| server.source == "user");
+        if trusted || file.fetched.is_some_and(|at| at.elapsed() < self.config.content_ttl) {
+            return;
+        }
+        let first = file.fetched.replace(Instant::now()).is_none();
+        let (container, server) = (file.container, file.server.clone());
+        if first {
+            return;
+        }
+        if let (Some(container), Some(server)) = (state.tree.container(container), server) {
+            let key = crate::content::Key::new(&container.container.id, &server);
+            self.downloads.cache().remove(&key);
+        }
+    }
+
+    fn hide_phantom(&self, ino: Ino) {
+        let mut state = self.state();
+        let Some(node) = state.tree.get(ino) else { return };
+        let Kind::File(file) = &node.kind else { return };
+        let (parent, name) = (node.parent, node.name.clone());
+        let (container, id) = (file.container, file.id().cloned());
+        if let (Some(container), Some(id)) = (state.tree.container_mut(container), id) {
+            container.phantoms.insert(id);
+        }
+        self.invalidate(Invalidation::Entry(parent, name));
+        state.tree.unlink(ino);
+    }
+}

@@ -1,0 +1,338 @@
+//! The bytes of a file that are newer than the server's, from the first change to the upload.
+//!
+//! A writer counts its changes. What the server has is a count too, so "dirty" is a comparison and not a flag
+//! that two threads could clear. While a generation travels its staging file is frozen; a change meanwhile goes
+//! to a copy.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::api::{self, FileId};
+use crate::journal::Staging;
+use crate::namespace::inode::Ino;
+use crate::vfs::{Error, Result, State, Vfs, attr};
+
+/// A file that is being written, or whose bytes are on their way.
+pub(super) struct Writer {
+    inner: Mutex<Inner>,
+    /// Held while the bytes of the version underneath are fetched.
+    prepare: tokio::sync::Mutex<()>,
+    /// Held while a generation travels: uploads of one file keep their order.
+    pub(super) travelling: tokio::sync::Mutex<()>,
+    /// When the version underneath was seen.
+    pub(super) opened: Instant,
+}
+
+/// What the mutex of a writer guards.
+pub(super) struct Inner {
+    /// `None` until the bytes of the version underneath are here.
+    pub(super) staging: Option<Arc<Staging>>,
+    len: u64,
+    /// Counts changes.
+    pub(super) generation: u64,
+    /// The change that the server has.
+    pub(super) sent: u64,
+    /// The change that could not be sent, and why.
+    pub(super) failed: Option<(u64, Error)>,
+    frozen: bool,
+    /// The version that the writer saw.
+    pub(super) base: Option<Arc<api::File>>,
+    /// Further versions that these bytes replace, after a rename over them.
+    pub(super) replaces: Vec<FileId>,
+    /// Renamed since the last upload: equal bytes are still another file.
+    pub(super) renamed: bool,
+    /// With `--write-back`: when the upload begins.
+    pub(super) due: Option<Instant>,
+}
+
+impl Inner {
+    /// Whether there are changes that the server doesn't have.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.generation > self.sent
+    }
+
+    /// Whether the present bytes were tried already and failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.as_ref().is_some_and(|(generation, _)| *generation == self.generation)
+    }
+}
+
+/// What is sent: bytes that nobody changes any more.
+pub(super) struct Frozen {
+    pub(super) staging: Arc<Staging>,
+    pub(super) generation: u64,
+    pub(super) len: u64,
+}
+
+impl Writer {
+    pub(super) fn new(base: Option<Arc<api::File>>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                staging: None,
+                len: 0,
+                generation: 0,
+                sent: 0,
+                failed: None,
+                frozen: false,
+                base,
+                replaces: Vec::new(),
+                renamed: false,
+                due: None,
+            }),
+            prepare: tokio::sync::Mutex::new(()),
+            travelling: tokio::sync::Mutex::new(()),
+            opened: Instant::now(),
+        })
+    }
+
+    /// A writer whose bytes are all in `staging`, and on no server.
+    pub(super) fn holding(staging: Arc<Staging>, len: u64, base: Option<Arc<api::File>>) -> Arc<Self> {
+        let writer = Self::new(base);
+        {
+            let mut inner = writer.inner();
+            inner.staging = Some(staging);
+            inner.len = len;
+            inner.generation = 1;
+        }
+        writer
+    }
+
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The length in bytes, once the bytes are here.
+    pub(super) fn len(&self) -> Option<u64> {
+        let inner = self.inner();
+        inner.staging.as_ref().map(|_| inner.len)
+    }
+
+    /// Reads; `None` if the bytes are not here yet.
+    pub(super) fn read(&self, offset: u64, size: usize) -> Option<std::io::Result<Vec<u8>>> {
+        let staging = self.inner().staging.clone()?;
+        Some(staging.read_at(offset, size))
+    }
+
+    /// Writes; `None` if the bytes are not here yet or are frozen.
+    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Option<std::io::Result<()>> {
+        let mut inner = self.inner();
+        if inner.frozen {
+            return None;
+        }
+        let staging = inner.staging.clone()?;
+        let written = staging.write_at(bytes, offset);
+        if written.is_ok() {
+            inner.len = inner.len.max(offset + bytes.len() as u64);
+            inner.generation += 1;
+        }
+        Some(written)
+    }
+
+    /// Begins anew with an empty file, which is a change unless the server's is empty too. Returns the staging file
+    /// that is no longer needed.
+    pub(super) fn start_empty(&self, staging: Arc<Staging>, was_empty: bool) -> Option<Arc<Staging>> {
+        let mut inner = self.inner();
+        let clean_and_empty = was_empty && !inner.is_dirty();
+        let frozen = std::mem::replace(&mut inner.frozen, false);
+        let old = inner.staging.replace(staging);
+        inner.len = 0;
+        if !clean_and_empty {
+            inner.generation += 1;
+        }
+        old.filter(|_| !frozen)
+    }
+
+    /// Truncates or extends; the bytes must be here.
+    pub(super) fn set_len(&self, len: u64) -> std::io::Result<()> {
+        let mut inner = self.inner();
+        let Some(staging) = inner.staging.clone() else { return Ok(()) };
+        staging.set_len(len)?;
+        inner.len = len;
+        inner.generation += 1;
+        Ok(())
+    }
+
+    /// Freezes the present bytes.
+    pub(super) fn freeze(&self) -> Option<Frozen> {
+        let mut inner = self.inner();
+        let staging = inner.staging.clone()?;
+        inner.frozen = true;
+        Some(Frozen { staging, generation: inner.generation, len: inner.len })
+    }
+
+    /// Ends [`Writer::freeze`]; false if the bytes have moved to a copy meanwhile.
+    pub(super) fn thaw(&self, frozen: &Frozen) -> bool {
+        let mut inner = self.inner();
+        let same = inner.staging.as_ref().is_some_and(|staging| Arc::ptr_eq(staging, &frozen.staging));
+        if same {
+            inner.frozen = false;
+        }
+        same
+    }
+}
+
+impl State {
+    /// The length of bytes that are here and may be newer than the server's.
+    pub(super) fn local_len(&self, ino: Ino) -> Option<u64> {
+        self.writers.get(&ino).and_then(|writer| writer.len())
+    }
+
+    /// The writer of a file, made if there is none.
+    pub(super) fn writer(&mut self, ino: Ino) -> Result<Arc<Writer>> {
+        if let Some(writer) = self.writers.get(&ino) {
+            return Ok(writer.clone());
+        }
+        let file = self.tree.file_mut(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        file.held = true;
+        let writer = Writer::new(file.server.clone());
+        self.writers.insert(ino, writer.clone());
+        Ok(writer)
+    }
+
+    /// Whether a handle that may write has the file open.
+    pub(super) fn open_for_writing(&self, ino: Ino) -> bool {
+        self.handles.values().any(|handle| handle.ino == ino && handle.writable)
+    }
+
+    /// A change was made just now.
+    pub(super) fn touched(&mut self, ino: Ino) {
+        if let Some(file) = self.tree.file_mut(ino) {
+            let now = attr::now();
+            file.held = true;
+            file.attributes.mtime = Some(now);
+            file.attributes.ctime = Some(now);
+        }
+    }
+
+    /// Drops a writer that has nothing to say: clean, and open for writing nowhere.
+    pub(super) fn retire_writer(&mut self, ino: Ino) {
+        if self.open_for_writing(ino) {
+            return;
+        }
+        let Some(writer) = self.writers.get(&ino) else {
+            if let Some(file) = self.tree.file_mut(ino) {
+                file.held = false;
+            }
+            return;
+        };
+        let inner = writer.inner();
+        if inner.is_dirty() || inner.frozen {
+            return;
+        }
+        let staging = inner.staging.clone();
+        drop(inner);
+        self.writers.remove(&ino);
+        if let Some(staging) = staging {
+            staging.discard();
+        }
+        if let Some(file) = self.tree.file_mut(ino) {
+            file.held = false;
+        }
+    }
+}
+
+impl Vfs {
+    /// Writes from memory; `None` if bytes must be fetched or copied first.
+    pub fn write_now(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Option<Result<u32>> {
+        let (ino, writer) = {
+            let state = self.state();
+            let Some(handle) = state.handles.get(&handle) else { return Some(Err(Error::quiet(libc::EBADF))) };
+            handle.note_writer(thread);
+            (handle.ino, state.writers.get(&handle.ino)?.clone())
+        };
+        match writer.write(bytes, offset)? {
+            Ok(()) => {
+                self.state().touched(ino);
+                Some(u32::try_from(bytes.len()).map_err(|_| Error::quiet(libc::EINVAL)))
+            }
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
+    /// Writes `bytes` at `offset`; returns how many, which is all.
+    ///
+    /// # Errors
+    /// `ENOSPC` of the local disk, or the server's if the version underneath must be fetched.
+    pub async fn write(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Result<u32> {
+        loop {
+            if let Some(result) = self.write_now(handle, offset, bytes, thread) {
+                return result;
+            }
+            let ino = self.state().handles.get(&handle).map(|handle| handle.ino);
+            let ino = ino.ok_or_else(|| Error::quiet(libc::EBADF))?;
+            self.prepare(ino, u64::MAX).await?;
+        }
+    }
+
+    /// Sees to it that the bytes of a file are here and may be changed; at most the first `keep` bytes of the
+    /// version underneath are needed.
+    pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<Arc<Writer>> {
+        let (writer, container) = {
+            let mut state = self.state();
+            let writer = state.writer(ino)?;
+            let container = state.tree.file(ino).and_then(|file| state.tree.container(file.container));
+            (writer, container.map(|container| container.container.id.clone()))
+        };
+        let _turn = writer.prepare.lock().await;
+        let (staging, frozen, base) = {
+            let inner = writer.inner();
+            (inner.staging.clone(), inner.frozen, inner.base.clone())
+        };
+        if let Some(staging) = staging {
+            if frozen {
+                let copy = Arc::new(self.journal.stage_copy(&staging)?);
+                let mut inner = writer.inner();
+                // Thawed meanwhile: the bytes may be changed where they are.
+                if inner.frozen {
+                    inner.staging = Some(copy);
+                    inner.frozen = false;
+                } else {
+                    copy.discard();
+                }
+            }
+            return Ok(writer.clone());
+        }
+        let staging = self.journal.stage()?;
+        let mut len = 0;
+        if keep > 0
+            && let (Some(base), Some(container)) = (base, container)
+        {
+            let body = self.downloads.fetch(&container, &base);
+            let copied = body.copy_to(staging.file()).await.map_err(|e| self.noticed(&container, e.into()));
+            len = copied.inspect_err(|_| staging.discard()).map_err(Error::on_open_handle)?;
+        }
+        let mut inner = writer.inner();
+        inner.staging = Some(Arc::new(staging));
+        inner.len = len;
+        drop(inner);
+        Ok(writer.clone())
+    }
+
+    /// Changes the length of a file; by path, that is a save of its own.
+    pub(super) async fn truncate(self: &std::sync::Arc<Self>, ino: Ino, size: u64, handle: Option<u64>) -> Result<()> {
+        if self.state().tree.file(ino).is_none() {
+            return Err(Error::quiet(libc::EISDIR));
+        }
+        if self.config.no_overwrite && handle.is_none() {
+            return Err(Error::quiet(libc::EPERM));
+        }
+        if handle.is_none() && self.state().local_len(ino).is_none() {
+            self.ensure_size(ino).await?;
+            let same = self.state().tree.file(ino).is_some_and(|file| self.size_of(file) == Some(size));
+            if same {
+                return Ok(());
+            }
+        }
+        let writer = self.prepare(ino, size).await?;
+        if writer.len() != Some(size) {
+            writer.set_len(size)?;
+        } else if handle.is_none() {
+            return Ok(());
+        }
+        self.state().touched(ino);
+        if handle.is_some() || self.state().open_for_writing(ino) {
+            return Ok(());
+        }
+        self.save(ino, true).await
+    }
+}
