@@ -190,13 +190,13 @@ fn kind_of(value: &Value) -> &'static str {
 mod tests {
     use super::*;
 
-    fn read(value: Value) -> Result<NewContainer, ApiError> {
+    fn read(value: &Value) -> Result<NewContainer, ApiError> {
         read_new(value.as_object().unwrap())
     }
 
     #[test]
     fn good_parameters_are_taken() {
-        let new = read(json!({
+        let new = read(&json!({
             "name": "n", "memory_limit": "4g", "expires_after": { "anchor": "last_active_at", "minutes": 5 },
             "network_policy": { "type": "allowlist", "allowed_domains": ["a.org"],
                 "domain_secrets": [{ "domain": "a.org", "name": "K", "value": "hush" }] },
@@ -222,7 +222,7 @@ mod tests {
             json!({ "name": "n", "skills": [{ "type": "inline", "name": "i" }] }),
             json!({ "name": "n", "file_ids": [1] }),
         ] {
-            assert!(read(bad.clone()).is_err(), "{bad}");
+            assert!(read(&bad).is_err(), "{bad}");
         }
     }
 }
