@@ -53,7 +53,7 @@ impl Vfs {
     }
 
     /// Makes the bytes of a closed file durable here.
-    fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
+    pub(super) fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
         let Some(meta) = self.meta(ino, None) else { return Ok(()) };
         let staging = writer.inner().staging.clone();
         if let Some(staging) = staging {

@@ -36,7 +36,8 @@ pub use directory::DirEntry;
 pub use drain::Left;
 pub use error::{Error, Result};
 pub use file::Opened;
-pub use status::{Progress, Status};
+pub use lookup::Found;
+pub use status::{Capacity, Progress, Status};
 
 use crate::api::{Client, Container, ContainerId, FileId};
 use crate::content::download::Downloads;
@@ -125,6 +126,7 @@ pub struct Vfs {
     probing: tokio::sync::Mutex<()>,
     started: Instant,
     mount_id: std::sync::OnceLock<u64>,
+    errors: status::Errors,
 }
 
 /// Everything that the mutex guards.
@@ -196,6 +198,7 @@ impl Vfs {
             probing: tokio::sync::Mutex::new(()),
             started,
             mount_id: std::sync::OnceLock::new(),
+            errors: status::Errors::default(),
         });
         vfs.recover();
         Ok(vfs)

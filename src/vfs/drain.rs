@@ -1,0 +1,116 @@
+//! The end of a mount: everything that was handed over goes to the server, or is named.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::namespace::inode::Ino;
+use crate::vfs::Vfs;
+
+/// Something that is not on the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The path below the container, or where the bytes lie.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Vfs {
+    /// Refuses new changes and sends everything that is not on the server yet, for at most `within`. What is open,
+    /// dirty or unreleased counts as closed: the kernel drops releases at an unmount. Returns what is left; its
+    /// bytes are durable in the journal.
+    pub async fn drain(self: &Arc<Self>, within: Duration) -> Vec<Left> {
+        self.stop();
+        let deadline = Instant::now() + within;
+        // A save that fails for a moment has another chance, and a write may still have been under way.
+        for _ in 0..2 {
+            let _ = tokio::time::timeout_at(deadline, self.send_everything()).await;
+        }
+        self.behind.close();
+        let _ = tokio::time::timeout_at(deadline, self.behind.wait()).await;
+        let _ = tokio::time::timeout_at(deadline, self.delete_everything()).await;
+        self.keep_what_is_left();
+        self.left()
+    }
+
+    /// Whether new changes are refused.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// What is not on the server, and why.
+    pub fn left(&self) -> Vec<Left> {
+        let unsent = self.unsent();
+        let state = self.state();
+        let mut left: Vec<Left> = unsent
+            .into_iter()
+            .map(|ino| {
+                let waiting = || Left { name: state.tree.path(ino), reason: "not uploaded yet".to_owned() };
+                state.failures.get(&ino).cloned().unwrap_or_else(waiting)
+            })
+            .collect();
+        left.extend(state.unfinished.iter().cloned());
+        left.extend(state.undeleted.iter().map(|(container, id)| Left {
+            name: format!("{container}/{id}"),
+            reason: "a version that was deleted or replaced here is still on the server".to_owned(),
+        }));
+        left
+    }
+
+    /// Files with bytes that the server doesn't have.
+    pub(super) fn unsent(&self) -> Vec<Ino> {
+        let state = self.state();
+        let mut unsent: Vec<Ino> = state
+            .writers
+            .iter()
+            .filter(|(ino, writer)| {
+                state.tree.get(**ino).is_some_and(|node| node.linked) && writer.inner().is_dirty()
+            })
+            .map(|(ino, _)| *ino)
+            .collect();
+        unsent.sort_unstable();
+        unsent
+    }
+
+    async fn send_everything(self: &Arc<Self>) {
+        futures_util::stream::iter(self.unsent())
+            .for_each_concurrent(self.config.max_connections, |ino| async move {
+                if let Err(error) = self.commit(ino, true).await {
+                    tracing::warn!(%error, "a file could not be uploaded at the end of the mount; its bytes are kept");
+                }
+            })
+            .await;
+    }
+
+    async fn delete_everything(self: &Arc<Self>) {
+        let versions = {
+            let mut state = self.state();
+            let deferred: Vec<_> = state.deferred.drain().map(|(_, version)| version).collect();
+            state.undeleted.iter().cloned().chain(deferred).collect::<Vec<_>>()
+        };
+        futures_util::stream::iter(versions)
+            .for_each_concurrent(self.config.max_connections, |(container, id)| async move {
+                self.delete_version(&container, &id).await;
+            })
+            .await;
+    }
+
+    fn keep_what_is_left(&self) {
+        for ino in self.unsent() {
+            let writer = self.state().writers.get(&ino).cloned();
+            let Some(writer) = writer else { continue };
+            if writer.inner().has_failed() {
+                // Durable since it failed, with its reason.
+                continue;
+            }
+            if let Err(error) = self.promise(ino, &writer) {
+                tracing::error!(%error, "unsent bytes could not be made durable");
+            }
+        }
+    }
+}

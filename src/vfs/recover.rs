@@ -1,0 +1,95 @@
+//! What mounts before this one left behind: bytes that were closed and never arrived are shown at once and sent
+//! behind the mount; the rest is named and kept.
+
+use std::sync::Arc;
+
+use crate::api::{self, FileId};
+use crate::journal::{Meta, Staging};
+use crate::namespace::inode::{FileNode, Ino, Kind};
+use crate::namespace::listing;
+use crate::namespace::records::Attributes;
+use crate::vfs::drain::Left;
+use crate::vfs::writer::Writer;
+use crate::vfs::{State, Vfs};
+
+impl Vfs {
+    /// Takes over the journals of mounts that are no more. One bad item never blocks another.
+    pub(super) fn recover(self: &Arc<Self>) {
+        if self.config.read_only {
+            return;
+        }
+        for staging in self.journal.adopt() {
+            if let Some(ino) = self.adopt(staging) {
+                let vfs = self.clone();
+                self.behind.spawn(async move {
+                    if let Err(error) = vfs.commit(ino, true).await {
+                        tracing::warn!(%error, "a file of an earlier mount could not be uploaded; its bytes are kept");
+                    }
+                });
+            }
+        }
+    }
+
+    fn adopt(&self, staging: Staging) -> Option<Ino> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let meta = staging.meta();
+        let Some(meta) = meta.filter(|meta| meta.closed) else {
+            if staging.is_empty().unwrap_or(false) {
+                staging.discard();
+            } else {
+                let reason = "was being written when its mount died, and was never closed".to_owned();
+                state.unfinished.push(Left { name: staging.data().display().to_string(), reason });
+            }
+            return None;
+        };
+        if meta.refused {
+            let reason = meta.reason.unwrap_or_else(|| "refused by the server".to_owned());
+            state.unfinished.push(Left { name: meta.path, reason });
+            return None;
+        }
+        let Some(container) = state.tree.containers.get(&meta.container).copied() else {
+            let reason = format!("its container {} is gone, or not in this mount", meta.container);
+            state.unfinished.push(Left { name: meta.path, reason });
+            return None;
+        };
+        match staging.len() {
+            Ok(len) => Some(state.show_unsent(container, &meta, staging, len)),
+            Err(error) => {
+                state.unfinished.push(Left { name: meta.path, reason: error.to_string() });
+                None
+            }
+        }
+    }
+}
+
+impl State {
+    fn show_unsent(&mut self, container: Ino, meta: &Meta, staging: Staging, len: u64) -> Ino {
+        let (directory, name) = meta.path.rsplit_once('/').unwrap_or(("", &meta.path));
+        let parent = self.tree.directory(container, directory);
+        let free = |name: &str| self.tree.child(parent, name).is_none();
+        let name =
+            if free(name) { name.to_owned() } else { listing::made_up(name, &staging.data().to_string_lossy(), free) };
+        let attributes =
+            Attributes { mtime: meta.mtime, ctime: meta.mtime, mode: meta.mode, ..Attributes::default() };
+        let mut node = FileNode::new_here(container, attributes);
+        let base = meta.replaces.as_ref().map(|id| Arc::new(version_known_by_id(id)));
+        node.server.clone_from(&base);
+        let ino = self.tree.insert(parent, &name, Kind::File(Box::new(node)));
+        self.writers.insert(ino, Writer::holding(Arc::new(staging), len, base));
+        ino
+    }
+}
+
+/// The version that a lost writer saw; the next list tells the rest of it.
+fn version_known_by_id(id: &FileId) -> api::File {
+    api::File {
+        id: id.clone(),
+        container_id: None,
+        path: String::new(),
+        bytes: None,
+        source: "user".to_owned(),
+        created_at: 0,
+        extra: Default::default(),
+    }
+}

@@ -1,0 +1,133 @@
+//! What `status` tells of a mount.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::vfs::drain::Left;
+use crate::vfs::{Error, Vfs};
+
+/// Errors that are remembered.
+const ERRORS_REMEMBERED: usize = 20;
+
+/// Space that `df` shows: nobody has told a limit of a container's disk.
+const TOTAL_BYTES: u64 = 1 << 40;
+
+/// How much is still to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Files.
+    pub files_left: u64,
+    /// Bytes.
+    pub bytes_left: u64,
+}
+
+/// An error that a person should know of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// The system call.
+    pub operation: &'static str,
+    /// The number that the system call returned.
+    pub errno: i32,
+    /// What the server or the disk said.
+    pub message: String,
+}
+
+/// The state of a mount.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The server's base URL.
+    pub server: String,
+    /// Seconds since it was mounted.
+    pub uptime_seconds: u64,
+    /// Live containers that are shown.
+    pub containers: usize,
+    /// Inodes in memory.
+    pub inodes: usize,
+    /// Open file handles.
+    pub open_files: usize,
+    /// The cache, in bytes.
+    pub cache: crate::content::cache::Usage,
+    /// Requests by operation.
+    pub requests: crate::api::stats::Stats,
+    /// What is still to be sent.
+    pub uploads: Progress,
+    /// What is not on the server, and why.
+    pub pending: Vec<Left>,
+    /// The last errors, newest last.
+    pub errors: Vec<Told>,
+}
+
+/// Capacity as `statfs(2)` shows it, in bytes and inodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Files that are shown.
+    pub files: u64,
+}
+
+/// The last errors of a mount.
+#[derive(Debug, Default)]
+pub(super) struct Errors(Mutex<VecDeque<Told>>);
+
+impl Vfs {
+    /// Logs an error that a system call returned, and remembers it for `status`.
+    pub fn tell(&self, operation: &'static str, error: &Error) {
+        if error.level > tracing::Level::WARN {
+            tracing::debug!(operation, errno = error.errno, %error);
+            return;
+        }
+        tracing::warn!(operation, errno = error.errno, %error);
+        let mut errors = self.errors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if errors.len() == ERRORS_REMEMBERED {
+            errors.pop_front();
+        }
+        let at = jiff::Timestamp::now().to_string();
+        errors.push_back(Told { at, operation, errno: error.errno, message: error.message.clone() });
+    }
+
+    /// The state of the mount.
+    pub fn status(&self) -> Status {
+        let uploads = self.progress();
+        let pending = self.left();
+        let errors = self.errors.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let state = self.state();
+        Status {
+            server: self.client.base_url().to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            containers: state.tree.containers.len(),
+            inodes: state.tree.len(),
+            open_files: state.handles.len(),
+            cache: self.downloads.cache().usage(),
+            requests: self.client.stats(),
+            uploads,
+            pending,
+            errors,
+        }
+    }
+
+    /// How much is still to be sent.
+    pub fn progress(&self) -> Progress {
+        let unsent = self.unsent();
+        let state = self.state();
+        let bytes_left = unsent.iter().filter_map(|ino| state.local_len(*ino)).sum();
+        Progress { files_left: unsent.len() as u64, bytes_left }
+    }
+
+    /// Space: what is used is the sum of the lengths that are known.
+    pub fn capacity(&self) -> Capacity {
+        let state = self.state();
+        let (mut files, mut used) = (0, 0);
+        for (ino, file) in state.tree.files() {
+            files += 1;
+            used += state.local_len(ino).or(file.size.map(|(size, _)| size)).unwrap_or(0);
+        }
+        Capacity { total: TOTAL_BYTES.max(used), free: TOTAL_BYTES.saturating_sub(used), files }
+    }
+}
