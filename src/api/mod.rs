@@ -1,5 +1,18 @@
 //! A typed client of the nine operations. It knows no files and no FUSE.
 
+pub mod client;
+mod content;
+pub mod error;
 pub mod model;
+mod paging;
+mod retry;
+pub mod stats;
+mod transport;
+mod upload;
 
+pub use client::{Client, ClientConfig};
+pub use error::{Error, ErrorKind};
 pub use model::{Container, ContainerId, File, FileId};
+
+#[cfg(test)]
+mod tests;

@@ -258,6 +258,7 @@ impl Downloads {
             temporary,
             digest: Sha256::new(),
             written: 0,
+            ranges: false,
         };
         tokio::spawn(task.run());
         body
@@ -305,6 +306,8 @@ struct Task {
     temporary: Option<tempfile::NamedTempFile>,
     digest: Sha256,
     written: u64,
+    /// The server has said that it takes ranges.
+    ranges: bool,
 }
 
 impl Task {
@@ -341,8 +344,9 @@ impl Task {
 
     /// Receives what is missing; false if nobody wants it any longer.
     async fn receive(&mut self) -> Result<bool, api::Error> {
-        let from = (self.written > 0).then_some(self.written);
+        let from = (self.written > 0 && self.ranges).then_some(self.written);
         let mut content = self.downloads.client.content(&self.container, &self.file.id, from).await?;
+        self.ranges = content.accepts_ranges;
         let mut skip = self.written.saturating_sub(content.start);
         if let Some(length) = content.length {
             let total = content.start + length;

@@ -1,1 +1,9 @@
-//! The kernel's side: callbacks, mounting, invalidation. No decisions.
+//! The kernel's side: callbacks, mounting, invalidation. No decisions are made here.
+
+mod adapter;
+mod convert;
+pub mod mount;
+pub mod mounts;
+mod notify;
+
+pub use mount::{Options, Session, mount};

@@ -2,4 +2,4 @@
 
 pub mod stage;
 
-pub use stage::{Journal, Staging};
+pub use stage::{Journal, Meta, Staging};

@@ -242,6 +242,11 @@ impl Vfs {
         self.save(ino, false).await
     }
 
+    /// Whether closing a descriptor of `handle` saves nothing.
+    pub fn has_nothing_to_flush(&self, handle: u64) -> bool {
+        matches!(self.dirty_handle(handle), Ok(None))
+    }
+
     /// Whether a close by `thread` ends the writing: it is the opener's process, which has no other descriptor
     /// of the file, and no other process that wrote has one either.
     fn is_the_save(&self, ino: Ino, handle: &Handle, thread: u32) -> bool {

@@ -335,4 +335,17 @@ impl Vfs {
         }
         self.save(ino, true).await
     }
+
+    /// Makes an open file at least `len` bytes long, as `fallocate(2)` does.
+    ///
+    /// # Errors
+    /// `ENOSPC` of the local disk, or the server's if the version underneath must be fetched.
+    pub async fn extend(self: &Arc<Self>, ino: Ino, handle: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        let writer = self.prepare(ino, u64::MAX).await?;
+        if writer.len().is_some_and(|present| present < len) {
+            self.truncate(ino, len, Some(handle)).await?;
+        }
+        Ok(())
+    }
 }

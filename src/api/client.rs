@@ -1,0 +1,363 @@
+//! The nine operations.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use url::{Host, Url};
+
+pub use crate::api::content::Content;
+use crate::api::error::{Error, ErrorKind, Result, Told};
+use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
+use crate::api::paging;
+use crate::api::stats::Stats;
+use crate::api::transport::{Call, Payload, Transport, constant_headers, innermost};
+pub use crate::api::upload::UploadBody;
+
+/// The real service (API.md "Wire").
+pub const OPENAI: &str = "https://api.openai.com/v1";
+
+/// Bytes of an id that stay as they are in a URL. A dot does not: no id may climb.
+const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// The longest time that a connection may take to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Where and as whom to call.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Up to and including `/v1`.
+    pub base_url: String,
+    /// The bearer key.
+    pub api_key: Option<SecretString>,
+    /// `OpenAI-Organization`.
+    pub organization: Option<String>,
+    /// `OpenAI-Project`.
+    pub project: Option<String>,
+    /// Further headers, as name and value.
+    pub custom_headers: Vec<(String, String)>,
+    /// The longest wait for an answer, repetitions included.
+    pub timeout: Duration,
+    /// Transfers at once.
+    pub max_connections: usize,
+    /// Requests a minute, if they are to be limited here.
+    pub max_requests_per_minute: Option<u32>,
+    /// Allow `http://` to hosts other than this one.
+    pub insecure_http: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            base_url: OPENAI.to_owned(),
+            api_key: None,
+            organization: None,
+            project: None,
+            custom_headers: Vec::new(),
+            timeout: Duration::from_secs(30),
+            max_connections: 32,
+            max_requests_per_minute: None,
+            insecure_http: false,
+        }
+    }
+}
+
+impl ClientConfig {
+    /// Reads `Name: value` lines, as `OPENAI_CUSTOM_HEADERS` holds them.
+    pub fn parse_custom_headers(lines: &str) -> Vec<(String, String)> {
+        let pairs = lines.lines().filter_map(|line| line.split_once(':'));
+        pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+    }
+}
+
+/// A client; clones share its connections.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    base: Url,
+    base_text: String,
+    account: String,
+    transport: Transport,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base_url", &self.0.base_text).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client for `config`; makes no request.
+    ///
+    /// # Errors
+    /// `Config`: a base URL that is none or would carry the key in the clear, or a header that is none.
+    pub fn new(config: &ClientConfig) -> Result<Self> {
+        let (base, loopback) = base_url(&config.base_url, config.insecure_http)?;
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("containerfs/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers(config)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(config.timeout.min(CONNECT_MAX))
+            .pool_max_idle_per_host(config.max_connections.max(1))
+            .tcp_nodelay(true);
+        if loopback {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| wrong(innermost(&error)))?;
+        let transport = Transport::new(http, config.timeout, config.max_connections, config.max_requests_per_minute);
+        let base_text = base.as_str().trim_end_matches('/').to_owned();
+        let mut digest = Sha256::new();
+        for part in [Some(&base_text), config.organization.as_ref(), config.project.as_ref()] {
+            digest.update(part.map_or("", |part| part.as_str()));
+            digest.update([0]);
+        }
+        let account = hex::encode(digest.finalize());
+        Ok(Self(Arc::new(Inner { base, base_text, account, transport })))
+    }
+
+    /// The base URL, without a slash at its end.
+    pub fn base_url(&self) -> &str {
+        &self.0.base_text
+    }
+
+    /// What state and cache belong to: SHA-256, in hex, of base URL, organisation and project.
+    pub fn account(&self) -> &str {
+        &self.0.account
+    }
+
+    /// What was asked of the server so far.
+    pub fn stats(&self) -> Stats {
+        self.0.transport.counters.snapshot()
+    }
+
+    /// One page of the containers.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn list_containers(&self, params: &ListParams) -> Result<Page<Container>> {
+        let url = self.url("list containers", &["containers"], params)?;
+        self.get("list containers", url).await
+    }
+
+    /// Makes a container.
+    ///
+    /// # Errors
+    /// The server's; `may_have_happened` tells whether it may be there all the same.
+    pub async fn create_container(&self, params: &CreateContainer) -> Result<Container> {
+        let operation = "create container";
+        let json = serde_json::to_vec(params).map_err(|error| Error::new(ErrorKind::Config, operation, error))?;
+        let url = self.url(operation, &["containers"], &())?;
+        self.json(Call { operation, method: Method::POST, url, payload: Payload::Json(json.into()) }).await
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// The server's; `ContainerGone` if it is unknown or has expired.
+    pub async fn retrieve_container(&self, container: &ContainerId) -> Result<Container> {
+        let url = self.url("retrieve container", &["containers", container.as_str()], &())?;
+        self.get("retrieve container", url).await
+    }
+
+    /// Deletes a container.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn delete_container(&self, container: &ContainerId) -> Result<Deleted> {
+        let url = self.url("delete container", &["containers", container.as_str()], &())?;
+        self.delete("delete container", url).await
+    }
+
+    /// One page of a container's files.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn list_files(&self, container: &ContainerId, params: &ListParams) -> Result<Page<File>> {
+        let url = self.url("list files", &["containers", container.as_str(), "files"], params)?;
+        self.get("list files", url).await
+    }
+
+    /// Uploads a file.
+    ///
+    /// # Errors
+    /// The server's; `may_have_happened` tells whether it may be there all the same.
+    pub async fn upload(&self, container: &ContainerId, filename: &str, body: UploadBody) -> Result<File> {
+        let url = self.url("upload", &["containers", container.as_str(), "files"], &())?;
+        let payload = Payload::File { filename: filename.to_owned(), body };
+        self.json(Call { operation: "upload", method: Method::POST, url, payload }).await
+    }
+
+    /// Attaches a file of the Files API.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn attach(&self, container: &ContainerId, file_id: &str) -> Result<File> {
+        let url = self.url("attach", &["containers", container.as_str(), "files"], &())?;
+        let json = serde_json::json!({ "file_id": file_id }).to_string();
+        self.json(Call { operation: "attach", method: Method::POST, url, payload: Payload::Json(json.into()) }).await
+    }
+
+    /// One file.
+    ///
+    /// # Errors
+    /// The server's; `FileNotFound` if it is unknown.
+    pub async fn retrieve_file(&self, container: &ContainerId, file: &FileId) -> Result<File> {
+        let url = self.url("retrieve file", &["containers", container.as_str(), "files", file.as_str()], &())?;
+        self.get("retrieve file", url).await
+    }
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// The server's; `FileNotFound` if it is gone already.
+    pub async fn delete_file(&self, container: &ContainerId, file: &FileId) -> Result<Deleted> {
+        let url = self.url("delete file", &["containers", container.as_str(), "files", file.as_str()], &())?;
+        self.delete("delete file", url).await
+    }
+
+    /// The content of a file, from byte `from` on where the server takes ranges.
+    ///
+    /// # Errors
+    /// The server's, before the first byte.
+    pub async fn content(&self, container: &ContainerId, file: &FileId, from: Option<u64>) -> Result<Content> {
+        let parts = ["containers", container.as_str(), "files", file.as_str(), "content"];
+        let url = self.url("content", &parts, &())?;
+        let call = Call { operation: "content", method: Method::GET, url, payload: Payload::Nothing };
+        let reply = self.0.transport.open(&call, from).await?;
+        Ok(Content::new(self.clone(), self.0.transport.timeout(), reply))
+    }
+
+    /// Every container, newest first. A list of at most a hundred is one request.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn all_containers(&self) -> Result<Vec<Container>> {
+        paging::walk("list containers", |params: ListParams| async move { self.list_containers(&params).await }).await
+    }
+
+    /// Every file of a container, newest first. A list of at most a hundred is one request.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn all_files(&self, container: &ContainerId) -> Result<Vec<File>> {
+        paging::walk("list files", |params: ListParams| async move { self.list_files(container, &params).await }).await
+    }
+
+    pub(super) fn received(&self, bytes: u64) {
+        self.0.transport.counters.received(bytes);
+    }
+
+    async fn get<T: DeserializeOwned>(&self, operation: &'static str, url: Url) -> Result<T> {
+        self.json(Call { operation, method: Method::GET, url, payload: Payload::Nothing }).await
+    }
+
+    async fn delete(&self, operation: &'static str, url: Url) -> Result<Deleted> {
+        let call = Call { operation, method: Method::DELETE, url, payload: Payload::Nothing };
+        let body = self.0.transport.call(&call).await?;
+        let told = Told::parse(&body);
+        if told.is_error() {
+            return Err(Error::new(ErrorKind::Protocol, operation, told.message));
+        }
+        // Other servers answer a delete with nothing, or with something else.
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+        let body = self.0.transport.call(&call).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            let told = Told::parse(&body);
+            let message = if told.is_error() {
+                told.message
+            } else {
+                format!("the reply is not the API's ({error}): check the base URL")
+            };
+            Error::new(ErrorKind::Protocol, call.operation, message).maybe_happened(call.method == Method::POST)
+        })
+    }
+
+    fn url(&self, operation: &'static str, parts: &[&str], query: &impl Serialize) -> Result<Url> {
+        let mut url = self.0.base.clone();
+        let mut path = url.path().trim_end_matches('/').to_owned();
+        for part in parts {
+            if matches!(*part, "" | "." | "..") {
+                return Err(Error::new(ErrorKind::Config, operation, format!("{part:?} is no id")));
+            }
+            path.push('/');
+            path.extend(utf8_percent_encode(part, ID));
+        }
+        url.set_path(&path);
+        let query = serde_json::to_value(query).unwrap_or_default();
+        let pairs = query.as_object().into_iter().flatten();
+        let mut pairs = pairs.filter(|(_, value)| !value.is_null()).peekable();
+        if pairs.peek().is_some() {
+            let mut target = url.query_pairs_mut();
+            for (name, value) in pairs {
+                target.append_pair(name, &value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            }
+        }
+        Ok(url)
+    }
+}
+
+fn wrong(message: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Config, "settings", message)
+}
+
+/// Parses a base URL; also tells whether it is on this machine.
+fn base_url(text: &str, insecure_http: bool) -> Result<(Url, bool)> {
+    let url = Url::parse(text.trim()).map_err(|error| wrong(format!("the base URL {text:?} is not a URL: {error}")))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("the base URL must not hold a user name or password"));
+    }
+    let loopback = match url.host() {
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    };
+    match url.scheme() {
+        "https" => Ok((url, loopback)),
+        "http" if loopback || insecure_http => Ok((url, loopback)),
+        "http" => Err(wrong(format!(
+            "{text:?} would send the key in the clear: use https, or --insecure-http if you mean it"
+        ))),
+        other => Err(wrong(format!("the base URL begins with {other}: and not with https:"))),
+    }
+}
+
+fn headers(config: &ClientConfig) -> Result<HeaderMap> {
+    let mut headers = constant_headers();
+    let value = |name: &str, text: &str| {
+        HeaderValue::from_str(text).map_err(|_| wrong(format!("the value of {name} cannot be sent in a header")))
+    };
+    for (name, text) in [("OpenAI-Organization", &config.organization), ("OpenAI-Project", &config.project)] {
+        if let Some(text) = text {
+            let header = HeaderName::from_bytes(name.as_bytes()).map_err(wrong)?;
+            headers.insert(header, value(name, text)?);
+        }
+    }
+    for (name, text) in &config.custom_headers {
+        let header = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| wrong(format!("{name:?} is not the name of a header")))?;
+        let mut value = value(name, text)?;
+        value.set_sensitive(true);
+        headers.insert(header, value);
+    }
+    if let Some(key) = &config.api_key {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
+            .map_err(|_| wrong("the API key holds characters that no key has"))?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    Ok(headers)
+}

@@ -1,0 +1,102 @@
+//! The content of a file, as it arrives.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE};
+use reqwest::{Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout};
+
+use crate::api::client::Client;
+use crate::api::error::{Error, ErrorKind, Result, request_id};
+use crate::api::transport::{Reply, enough, innermost};
+
+const OPERATION: &str = "content";
+
+/// A body under way.
+pub struct Content {
+    /// Bytes of this body; `None` where the server sends it in chunks and does not tell.
+    pub length: Option<u64>,
+    /// The offset in the file at which it begins.
+    pub start: u64,
+    /// Whether the server takes ranges for this file.
+    pub accepts_ranges: bool,
+    response: Response,
+    received: u64,
+    client: Client,
+    window: Duration,
+    waited: Duration,
+    moved: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Content {
+    pub(super) fn new(client: Client, window: Duration, reply: Reply) -> Self {
+        let Reply { response, permit } = reply;
+        let headers = response.headers();
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        let start = text(CONTENT_RANGE).and_then(range_start).filter(|_| partial).unwrap_or(0);
+        let accepts_ranges = partial || text(ACCEPT_RANGES) == Some("bytes");
+        Self {
+            length,
+            start,
+            accepts_ranges,
+            response,
+            received: 0,
+            client,
+            window,
+            waited: Duration::ZERO,
+            moved: 0,
+            _permit: permit,
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// `CutBody` if the connection breaks or the body is not as long as its header said, `Timeout` if less than
+    /// 1 KiB/s moves. Only the time spent waiting here counts.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let begun = Instant::now();
+            let left = self.window.saturating_sub(self.waited);
+            let Ok(chunk) = timeout(left, self.response.chunk()).await else {
+                if self.moved < enough(self.window) {
+                    return Err(self.error(ErrorKind::Timeout, "the body stopped arriving"));
+                }
+                (self.waited, self.moved) = (Duration::ZERO, 0);
+                continue;
+            };
+            self.waited += begun.elapsed();
+            return match chunk {
+                Ok(Some(chunk)) => {
+                    self.moved += chunk.len() as u64;
+                    self.received += chunk.len() as u64;
+                    self.client.received(chunk.len() as u64);
+                    Ok(Some(chunk))
+                }
+                Ok(None) if self.length.is_some_and(|length| length != self.received) => {
+                    Err(self.error(ErrorKind::CutBody, "the body is not as long as its header said"))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => {
+                    Err(self.error(ErrorKind::CutBody, &format!("the body was cut: {}", innermost(&error))))
+                }
+            };
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, message: &str) -> Error {
+        let mut error = Error::new(kind, OPERATION, message);
+        error.request_id = request_id(self.response.headers());
+        error
+    }
+}
+
+/// The first byte of `bytes 5-9/20`.
+fn range_start(value: &str) -> Option<u64> {
+    value.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+}

@@ -1,0 +1,225 @@
+//! What went wrong with a call, decided where it went wrong: what kind, whether it may be repeated, and whether
+//! it may have happened all the same.
+
+use std::fmt;
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+use serde::Serialize;
+
+/// An operation's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Characters of a server's message that are kept.
+const MESSAGE_MAX: usize = 1000;
+
+/// What kind of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// 401: no key, or a wrong one.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// The file is not there.
+    FileNotFound,
+    /// The container is deleted or has expired.
+    ContainerGone,
+    /// Another 4xx: what was sent is refused for good.
+    Refused,
+    /// What was sent is too large.
+    TooLarge,
+    /// 408, or nothing moved for too long.
+    Timeout,
+    /// 429.
+    RateLimited,
+    /// 5xx.
+    Server,
+    /// The connection broke, or the body ended before its length.
+    CutBody,
+    /// No connection: refused, no such host, TLS.
+    Unreachable,
+    /// A reply that is not the API's.
+    Protocol,
+    /// The settings cannot work.
+    Config,
+    /// A 404 of something that is not this API.
+    NotFound,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
+    /// The server's words, or ours; bounded, with control characters escaped.
+    pub message: String,
+    /// The status of the reply, if there was one.
+    pub status: Option<u16>,
+    /// The server's `x-request-id`.
+    pub request_id: Option<String>,
+    /// Whether the same call may be sent again.
+    pub retry: bool,
+    /// Whether a call that changes something may have changed it.
+    pub may_have_happened: bool,
+    /// Which operation.
+    pub operation: &'static str,
+}
+
+impl Error {
+    pub(super) fn new(kind: ErrorKind, operation: &'static str, message: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            message: tame(&message.to_string()),
+            status: None,
+            request_id: None,
+            retry: false,
+            may_have_happened: false,
+            operation,
+        }
+    }
+
+    pub(super) fn retrying(mut self, retry: bool) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    pub(super) fn maybe_happened(mut self, maybe: bool) -> Self {
+        self.may_have_happened = maybe;
+        self
+    }
+
+    /// The error that a reply tells. `posts` says whether the call made something.
+    pub(super) fn of_reply(
+        operation: &'static str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        posts: bool,
+    ) -> Self {
+        let told = Told::parse(body);
+        let kind = kind_of(operation, status, &told);
+        let message = if told.message.is_empty() {
+            format!("the server answered {status}")
+        } else {
+            told.message.clone()
+        };
+        let mut error = Self::new(kind, operation, message);
+        error.status = Some(status.as_u16());
+        error.request_id = request_id(headers);
+        error.retry = may_repeat(status, headers, posts);
+        error.may_have_happened = posts && status.is_server_error();
+        error
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.operation, self.message)?;
+        match (self.status, &self.request_id) {
+            (Some(status), Some(id)) => write!(f, " (status {status}, request {id})"),
+            (Some(status), None) => write!(f, " (status {status})"),
+            (None, Some(id)) => write!(f, " (request {id})"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The server's id of a request.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    Some(id.chars().take(100).collect())
+}
+
+/// An error body, read leniently.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) message: String,
+    code: String,
+    /// Whether it has the API's shape.
+    is_api: bool,
+}
+
+impl Told {
+    pub(super) fn parse(body: &[u8]) -> Self {
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return Self::default() };
+        let error = match value.get("error") {
+            Some(serde_json::Value::Null) | None => return Self::default(),
+            Some(error) => error,
+        };
+        let text = |name: &str| error.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        let message = error.as_str().map_or_else(|| text("message"), str::to_owned);
+        let message = if message.is_empty() { error.to_string() } else { message };
+        Self { message, code: text("code"), is_api: true }
+    }
+
+    /// Whether a body that came with a 2xx tells an error (API.md "Wire").
+    pub(super) fn is_error(&self) -> bool {
+        self.is_api
+    }
+}
+
+fn kind_of(operation: &'static str, status: StatusCode, told: &Told) -> ErrorKind {
+    let message = told.message.to_lowercase();
+    let about_expiry = message.contains("expired");
+    let about_size =
+        message.contains("too large") || message.contains("file size") || told.code.contains("too_large");
+    match status.as_u16() {
+        401 => ErrorKind::Unauthorized,
+        403 => ErrorKind::Forbidden,
+        400 | 404 | 410 if about_expiry => ErrorKind::ContainerGone,
+        404 | 410 => not_found(operation, &message, told.is_api),
+        408 | 504 => ErrorKind::Timeout,
+        413 => ErrorKind::TooLarge,
+        429 => ErrorKind::RateLimited,
+        400 | 422 if about_size => ErrorKind::TooLarge,
+        400..=499 => ErrorKind::Refused,
+        500..=599 => ErrorKind::Server,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+fn not_found(operation: &'static str, message: &str, is_api: bool) -> ErrorKind {
+    if !is_api {
+        return ErrorKind::NotFound;
+    }
+    let of_a_file = matches!(operation, "retrieve file" | "delete file" | "content");
+    if message.starts_with("container with id") || message.starts_with("container not found") {
+        ErrorKind::ContainerGone
+    } else if of_a_file || (message.starts_with("file ") && message.contains("not found")) {
+        ErrorKind::FileNotFound
+    } else {
+        ErrorKind::ContainerGone
+    }
+}
+
+/// Whether the same request may be sent again. A POST is, only where the server says that it did nothing.
+fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool) -> bool {
+    match headers.get("x-should-retry").and_then(|value| value.to_str().ok()) {
+        Some("true") => return true,
+        Some("false") => return false,
+        _ => {}
+    }
+    let told_to_wait = headers.contains_key("retry-after") || headers.contains_key("retry-after-ms");
+    match status.as_u16() {
+        429 => true,
+        503 if posts => told_to_wait,
+        408 | 409 | 500..=599 => !posts,
+        _ => false,
+    }
+}
+
+/// Bounds a text from outside and escapes its control characters.
+fn tame(text: &str) -> String {
+    let mut tamed = String::with_capacity(text.len().min(MESSAGE_MAX));
+    for c in text.chars().take(MESSAGE_MAX) {
+        if c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            tamed.extend(c.escape_default());
+        } else {
+            tamed.push(c);
+        }
+    }
+    tamed
+}

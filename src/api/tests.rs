@@ -1,0 +1,1 @@
+//! The client against the emulator and against servers that misbehave.

@@ -1,0 +1,324 @@
+//! Sends requests: limits, deadlines and repetitions, the same for every operation.
+//!
+//! Metadata calls have one deadline for all attempts. A transfer may take as long as it likes while at least
+//! 1 KiB/s moves. Waiting for a connection of one's own counts for neither.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::{Method, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+use url::Url;
+
+use crate::api::error::{Error, ErrorKind, Result, request_id};
+use crate::api::retry;
+use crate::api::stats::Counters;
+use crate::api::upload::{Form, UploadBody};
+
+/// A page of a list, at most.
+const JSON_MAX: usize = 32 << 20;
+
+/// An error body, at most.
+const ERROR_MAX: usize = 64 << 10;
+
+/// Bytes a second below which a transfer counts as stuck (DESIGN §6).
+const SLOWEST: u64 = 1 << 10;
+
+/// Metadata calls that may be under way beside the transfers.
+const METADATA_AT_ONCE: usize = 16;
+
+/// What is sent.
+pub(super) enum Payload {
+    Nothing,
+    Json(Bytes),
+    File { filename: String, body: UploadBody },
+}
+
+/// One call of an operation.
+pub(super) struct Call {
+    pub(super) operation: &'static str,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) payload: Payload,
+}
+
+impl Call {
+    /// Whether it makes something, so that sending it twice may make two.
+    fn posts(&self) -> bool {
+        self.method == Method::POST
+    }
+}
+
+/// A reply whose body has not been read, with the right to go on using its connection.
+pub(super) struct Reply {
+    pub(super) response: Response,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+pub(super) struct Transport {
+    http: reqwest::Client,
+    timeout: Duration,
+    metadata: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
+    limiter: Option<DefaultDirectRateLimiter>,
+    pub(super) counters: Counters,
+}
+
+impl Transport {
+    pub(super) fn new(http: reqwest::Client, limit: Duration, max_connections: usize, per_minute: Option<u32>) -> Self {
+        let limiter = per_minute.and_then(std::num::NonZeroU32::new).map(|most| {
+            let burst = std::num::NonZeroU32::new(most.get().div_ceil(10)).unwrap_or(most);
+            RateLimiter::direct(Quota::per_minute(most).allow_burst(burst))
+        });
+        Self {
+            http,
+            timeout: limit,
+            metadata: Arc::new(Semaphore::new(max_connections.max(METADATA_AT_ONCE))),
+            transfers: Arc::new(Semaphore::new(max_connections.max(1))),
+            limiter,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Sends a call and reads its whole reply, which is JSON or nothing.
+    pub(super) async fn call(&self, call: &Call) -> Result<Bytes> {
+        let transfer = matches!(call.payload, Payload::File { .. });
+        let _permit = acquire(if transfer { &self.transfers } else { &self.metadata }).await;
+        let deadline = Instant::now() + self.timeout;
+        self.repeated(call, deadline, |moved| self.call_once(call, deadline, moved)).await
+    }
+
+    async fn call_once(
+        &self,
+        call: &Call,
+        deadline: Instant,
+        moved: Option<Arc<AtomicU64>>,
+    ) -> std::result::Result<Bytes, Failure> {
+        let response = match moved {
+            Some(moved) => self.while_it_moves(call, self.send(call, None, Some(moved.clone())), &moved).await?,
+            None => self.until(deadline, call, self.send(call, None, None)).await?,
+        };
+        match timeout(self.timeout, bounded(call, response, JSON_MAX)).await {
+            Ok(body) => body,
+            Err(_) => Err(late(call)),
+        }
+    }
+
+    /// Sends a call whose reply is a file, from byte `from` on. A reply that stays away within the deadline is an
+    /// error; how long the body takes is the reader's business.
+    pub(super) async fn open(&self, call: &Call, from: Option<u64>) -> Result<Reply> {
+        let permit = acquire(&self.transfers).await;
+        let deadline = Instant::now() + self.timeout;
+        let once = |_| self.until(deadline, call, self.send(call, from, None));
+        let response = self.repeated(call, deadline, once).await?;
+        Ok(Reply { response, permit })
+    }
+
+    async fn repeated<T, Attempt>(
+        &self,
+        call: &Call,
+        deadline: Instant,
+        attempt: impl Fn(Option<Arc<AtomicU64>>) -> Attempt,
+    ) -> Result<T>
+    where
+        Attempt: Future<Output = std::result::Result<T, Failure>>,
+    {
+        let transfer = matches!(call.payload, Payload::File { .. });
+        let mut waited = Duration::ZERO;
+        for attempts in 0.. {
+            if let Some(limiter) = &self.limiter {
+                limiter.until_ready().await;
+            }
+            let begun = Instant::now();
+            let outcome = attempt(transfer.then(Arc::default)).await;
+            let took = begun.elapsed();
+            self.counters.answered(call.operation, took, outcome.is_err());
+            let Failure { error, asked } = match outcome {
+                Ok(done) => {
+                    tracing::debug!(operation = call.operation, ms = took.as_millis(), "answered");
+                    return Ok(done);
+                }
+                Err(failure) => failure,
+            };
+            tracing::debug!(operation = call.operation, ms = took.as_millis(), %error, "failed");
+            let wait = asked.unwrap_or_else(|| retry::backoff(attempts, rand::random()));
+            waited += wait;
+            // A transfer's own time is not counted: it was moving.
+            let in_time = if transfer { waited < self.timeout } else { Instant::now() + wait < deadline };
+            if !error.retry || attempts >= retry::RETRIES || !in_time {
+                return Err(error);
+            }
+            self.counters.repeated();
+            tokio::time::sleep(wait).await;
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    async fn send(
+        &self,
+        call: &Call,
+        from: Option<u64>,
+        moved: Option<Arc<AtomicU64>>,
+    ) -> std::result::Result<Response, Failure> {
+        let mut request = self.http.request(call.method.clone(), call.url.clone());
+        request = match &call.payload {
+            Payload::Nothing => request,
+            Payload::Json(json) => request.header(CONTENT_TYPE, "application/json").body(json.clone()),
+            Payload::File { filename, body } => {
+                let form = Form::new(filename, body.len());
+                let moved = moved.unwrap_or_default();
+                request
+                    .header(CONTENT_TYPE, &form.content_type)
+                    .header(CONTENT_LENGTH, form.length)
+                    .body(form.body(body, moved))
+            }
+        };
+        request = if call.operation == "content" {
+            request.header(ACCEPT, "application/binary")
+        } else {
+            request.header(ACCEPT, "application/json")
+        };
+        if let Some(from) = from {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let response = request.send().await.map_err(|error| Failure::from(broken(call, &error)))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        if status.is_redirection() || status == StatusCode::SWITCHING_PROTOCOLS {
+            let message = "the server answered with a redirect, which is not followed: check the base URL";
+            return Err(Error::new(ErrorKind::Protocol, call.operation, message).into());
+        }
+        let headers = response.headers().clone();
+        let read = bounded(call, response, ERROR_MAX);
+        let body = timeout(self.timeout, read).await.ok().and_then(std::result::Result::ok).unwrap_or_default();
+        let error = Error::of_reply(call.operation, status, &headers, &body, call.posts());
+        Err(Failure { error, asked: retry::asked(&headers, SystemTime::now()) })
+    }
+
+    async fn until<T>(
+        &self,
+        deadline: Instant,
+        call: &Call,
+        work: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> std::result::Result<T, Failure> {
+        match timeout_at(deadline, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(late(call)),
+        }
+    }
+
+    /// Waits while bytes go out; after the last one, one window longer.
+    async fn while_it_moves<T>(
+        &self,
+        call: &Call,
+        work: impl Future<Output = std::result::Result<T, Failure>>,
+        moved: &AtomicU64,
+    ) -> std::result::Result<T, Failure> {
+        let mut work = std::pin::pin!(work);
+        let mut before = 0;
+        loop {
+            if let Ok(outcome) = timeout(self.timeout, &mut work).await {
+                self.counters.sent(moved.load(Ordering::Relaxed));
+                return outcome;
+            }
+            let now = moved.load(Ordering::Relaxed);
+            if now - before < enough(self.timeout) {
+                return Err(late(call));
+            }
+            before = now;
+        }
+    }
+}
+
+/// Bytes that must move within `window`.
+pub(super) fn enough(window: Duration) -> u64 {
+    (SLOWEST * window.as_secs()).max(1)
+}
+
+/// A failed attempt, and the wait that the server asked for.
+pub(super) struct Failure {
+    error: Error,
+    asked: Option<Duration>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, asked: None }
+    }
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    semaphore.clone().acquire_owned().await.expect("the semaphores are never closed")
+}
+
+fn late(call: &Call) -> Failure {
+    let error = Error::new(ErrorKind::Timeout, call.operation, "the server did not answer in time");
+    error.maybe_happened(call.posts()).into()
+}
+
+/// A request that got no whole reply.
+fn broken(call: &Call, error: &reqwest::Error) -> Error {
+    let cause = innermost(error);
+    if error.is_connect() {
+        return Error::new(ErrorKind::Unreachable, call.operation, format!("cannot connect: {cause}")).retrying(true);
+    }
+    if error.is_builder() {
+        return Error::new(ErrorKind::Config, call.operation, cause);
+    }
+    let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::CutBody };
+    let message = format!("the connection broke: {cause}");
+    Error::new(kind, call.operation, message).retrying(!call.posts()).maybe_happened(call.posts())
+}
+
+/// The root of an error: the layers above it repeat the URL, whose ids belong in no message.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut at = error;
+    while let Some(source) = at.source() {
+        at = source;
+    }
+    at.to_string()
+}
+
+/// Reads a body of at most `most` bytes.
+async fn bounded(call: &Call, mut response: Response, most: usize) -> std::result::Result<Bytes, Failure> {
+    let id = request_id(response.headers());
+    let mut body = BytesMut::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= most => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => {
+                let message = format!("the reply is longer than {most} bytes");
+                return Err(with_id(Error::new(ErrorKind::Protocol, call.operation, message), id).into());
+            }
+            Ok(None) => return Ok(body.freeze()),
+            Err(error) => {
+                let message = format!("the reply was cut: {}", innermost(&error));
+                let error = Error::new(ErrorKind::CutBody, call.operation, message);
+                return Err(with_id(error.retrying(!call.posts()).maybe_happened(call.posts()), id).into());
+            }
+        }
+    }
+}
+
+fn with_id(mut error: Error, id: Option<String>) -> Error {
+    error.request_id = id;
+    error
+}
+
+/// Headers that go with every request.
+pub(super) fn constant_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("accept-encoding", "identity".parse().expect("a plain word is a header value"));
+    headers
+}

@@ -1,0 +1,430 @@
+//! The callbacks: a span, one call into the filesystem, the reply.
+//!
+//! What memory can answer is answered on the reader thread; everything else goes to the runtime together with its
+//! reply. RELEASE is answered at once: the kernel lets nobody wait for it, and would count it against the
+//! background requests of the mount.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::convert::{self, attributes, errno, ino};
+use crate::vfs::{Entry, Found, Opened, Result, SetAttr, Vfs};
+
+/// The largest write the kernel may send in one request, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Read-ahead that is asked for, in bytes; the kernel grants what root has allowed.
+const READ_AHEAD: u32 = 1 << 20;
+
+/// Requests that the kernel may have under way behind its callers.
+const BACKGROUND: u16 = 128;
+
+/// Block size of `statfs`, in bytes.
+const BLOCK: u64 = 4096;
+
+/// Inode numbers are never used again within a mount.
+const GENERATION: Generation = Generation(0);
+
+/// Answers the kernel.
+pub(super) struct Adapter {
+    vfs: Arc<Vfs>,
+    runtime: Handle,
+}
+
+/// Sends the outcome, and tells the error.
+macro_rules! answer {
+    ($vfs:expr, $operation:literal, $reply:ident, $outcome:expr, $value:pat => $sent:expr) => {
+        match $outcome {
+            Ok($value) => $sent,
+            Err(error) => {
+                $vfs.tell($operation, &error);
+                $reply.error(errno(&error));
+            }
+        }
+    };
+}
+
+/// Does the rest on the runtime, with the reply.
+macro_rules! later {
+    ($self:ident, $vfs:ident => $work:expr) => {{
+        let $vfs = $self.vfs.clone();
+        $self.runtime.spawn(async move { $work });
+    }};
+}
+
+impl Adapter {
+    pub(super) fn new(vfs: Arc<Vfs>, runtime: Handle) -> Self {
+        Self { vfs, runtime }
+    }
+}
+
+fn found(vfs: &Vfs, outcome: Result<Found>, reply: ReplyEntry) {
+    answer!(vfs, "lookup", reply, outcome, found => match found {
+        Found::Entry(entry) => shown(&entry, reply),
+        Found::Nothing(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
+        Found::Nothing(ttl) => reply.entry(&ttl, &convert::no_entry(), GENERATION),
+    });
+}
+
+fn shown(entry: &Entry, reply: ReplyEntry) {
+    reply.entry(&entry.ttl, &attributes(&entry.attr), GENERATION);
+}
+
+fn created((entry, opened): (Entry, Opened), reply: ReplyCreate) {
+    let flags = convert::open_flags(&opened);
+    reply.created(&entry.ttl, &attributes(&entry.attr), GENERATION, FileHandle(opened.handle), flags);
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without ATOMIC_O_TRUNC an open with O_TRUNC sends a SETATTR that looks like truncate(2), a save of its own.
+        let required = InitFlags::FUSE_ATOMIC_O_TRUNC;
+        if config.add_capabilities(required).is_err() {
+            return Err(io::Error::other("this kernel's FUSE is too old: it cannot open and truncate in one step"));
+        }
+        for wanted in
+            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]
+        {
+            let _ = config.add_capabilities(wanted);
+        }
+        let _ = config.set_max_write(MAX_WRITE);
+        if let Err(most) = config.set_max_readahead(READ_AHEAD) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(BACKGROUND);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "lookup");
+        let parent = ino(parent);
+        if let Some(outcome) = self.vfs.lookup_now(parent, name) {
+            return found(&self.vfs, outcome, reply);
+        }
+        let name = name.to_owned();
+        later!(self, vfs => found(&vfs, vfs.lookup(parent, &name).await, reply));
+    }
+
+    fn forget(&self, _req: &Request, of: INodeNo, count: u64) {
+        self.vfs.forget(ino(of), count);
+    }
+
+    fn getattr(&self, req: &Request, of: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        tracing::trace!(ino = of.0, pid = req.pid(), "getattr");
+        let of = ino(of);
+        if let Some(outcome) = self.vfs.getattr_now(of) {
+            answer!(self.vfs, "getattr", reply, outcome, entry => reply.attr(&entry.ttl, &attributes(&entry.attr)));
+            return;
+        }
+        later!(self, vfs => answer!(vfs, "getattr", reply, vfs.getattr(of).await,
+            entry => reply.attr(&entry.ttl, &attributes(&entry.attr))));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        of: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        tracing::trace!(ino = of.0, ?size, ?mode, pid = req.pid(), "setattr");
+        let mtime = mtime.map(convert::nanoseconds);
+        let change = SetAttr { mode, uid, gid, size, mtime, handle: handle.map(|handle| handle.0) };
+        let of = ino(of);
+        later!(self, vfs => answer!(vfs, "setattr", reply, vfs.setattr(of, change).await,
+            entry => reply.attr(&entry.ttl, &attributes(&entry.attr))));
+    }
+
+    fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
+        answer!(self.vfs, "readlink", reply, self.vfs.readlink(ino(of)), target => reply.data(target.as_bytes()));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
+            return reply.error(Errno::EPERM);
+        }
+        let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
+        later!(self, vfs => {
+            let flags = libc::O_EXCL | libc::O_WRONLY;
+            let made = vfs.create(parent, &name, mode & 0o7777, flags, thread).await;
+            answer!(vfs, "mknod", reply, made, (entry, opened) => {
+                vfs.release(opened.handle);
+                shown(&entry, reply);
+            });
+        });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "mkdir");
+        let (parent, name) = (ino(parent), name.to_owned());
+        later!(self, vfs => answer!(vfs, "mkdir", reply, vfs.mkdir(parent, &name).await, entry => shown(&entry, reply)));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "unlink");
+        let (parent, name) = (ino(parent), name.to_owned());
+        later!(self, vfs => answer!(vfs, "unlink", reply, vfs.unlink(parent, &name).await, () => reply.ok()));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "rmdir");
+        let (parent, name) = (ino(parent), name.to_owned());
+        later!(self, vfs => answer!(vfs, "rmdir", reply, vfs.rmdir(parent, &name).await, () => reply.ok()));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        tracing::trace!(parent = parent.0, ?name, to = to.0, ?to_name, pid = req.pid(), "rename");
+        let (parent, name, to, to_name) = (ino(parent), name.to_owned(), ino(to), to_name.to_owned());
+        later!(self, vfs => {
+            let outcome = vfs.rename(parent, &name, to, &to_name, flags.bits()).await;
+            answer!(vfs, "rename", reply, outcome, () => reply.ok());
+        });
+    }
+
+    fn open(&self, req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        tracing::trace!(ino = of.0, flags = flags.0, pid = req.pid(), "open");
+        let outcome = self.vfs.open_file(ino(of), flags.0, req.pid());
+        answer!(self.vfs, "open", reply, outcome,
+            opened => reply.opened(FileHandle(opened.handle), convert::open_flags(&opened)));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "create");
+        let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
+        later!(self, vfs => {
+            let outcome = vfs.create(parent, &name, mode, flags, thread).await;
+            answer!(vfs, "create", reply, outcome, file => created(file, reply));
+        });
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        tracing::trace!(ino = of.0, offset, size, pid = req.pid(), "read");
+        let size = size as usize;
+        if let Some(outcome) = self.vfs.read_now(handle.0, offset, size) {
+            answer!(self.vfs, "read", reply, outcome, bytes => reply.data(&bytes));
+            return;
+        }
+        later!(self, vfs => answer!(vfs, "read", reply, vfs.read(handle.0, offset, size).await,
+            bytes => reply.data(&bytes)));
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        tracing::trace!(ino = of.0, offset, size = data.len(), pid = req.pid(), "write");
+        // Pages that the kernel writes back for mmap carry nobody's thread.
+        let thread = if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) { 0 } else { req.pid() };
+        if let Some(outcome) = self.vfs.write_now(handle.0, offset, data, thread) {
+            answer!(self.vfs, "write", reply, outcome, written => reply.written(written));
+            return;
+        }
+        let data = data.to_vec();
+        later!(self, vfs => answer!(vfs, "write", reply, vfs.write(handle.0, offset, &data, thread).await,
+            written => reply.written(written)));
+    }
+
+    fn flush(&self, req: &Request, of: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        tracing::trace!(ino = of.0, pid = req.pid(), "flush");
+        if self.vfs.has_nothing_to_flush(handle.0) {
+            return reply.ok();
+        }
+        let thread = req.pid();
+        later!(self, vfs => answer!(vfs, "close", reply, vfs.flush(handle.0, thread).await, () => reply.ok()));
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        tracing::trace!(ino = of.0, pid = req.pid(), "release");
+        reply.ok();
+        let _entered = self.runtime.enter();
+        self.vfs.release(handle.0);
+    }
+
+    fn fsync(&self, req: &Request, of: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        tracing::trace!(ino = of.0, pid = req.pid(), "fsync");
+        later!(self, vfs => answer!(vfs, "fsync", reply, vfs.fsync(handle.0).await, () => reply.ok()));
+    }
+
+    fn opendir(&self, req: &Request, of: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        tracing::trace!(ino = of.0, pid = req.pid(), "opendir");
+        answer!(self.vfs, "opendir", reply, self.vfs.opendir(ino(of)),
+            handle => reply.opened(FileHandle(handle), FopenFlags::empty()));
+    }
+
+    fn readdir(&self, _req: &Request, _of: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        fn add(reply: &mut ReplyDirectory, entry: &crate::vfs::DirEntry) -> bool {
+            let attr = &entry.entry.attr;
+            !reply.add(INodeNo(attr.ino.0), entry.next, convert::kind(attr.kind), &*entry.name)
+        }
+        let _entered = self.runtime.enter();
+        let now = self.vfs.readdir_now(handle.0, offset, false, &mut |entry| add(&mut reply, entry));
+        if let Some(outcome) = now {
+            answer!(self.vfs, "readdir", reply, outcome, () => reply.ok());
+            return;
+        }
+        later!(self, vfs => {
+            let outcome = vfs.readdir(handle.0, offset, false, |entry| add(&mut reply, entry)).await;
+            answer!(vfs, "readdir", reply, outcome, () => reply.ok());
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, _of: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        fn add(reply: &mut ReplyDirectoryPlus, entry: &crate::vfs::DirEntry) -> bool {
+            let attr = attributes(&entry.entry.attr);
+            !reply.add(attr.ino, entry.next, &*entry.name, &entry.entry.ttl, &attr, GENERATION)
+        }
+        let _entered = self.runtime.enter();
+        let now = self.vfs.readdir_now(handle.0, offset, true, &mut |entry| add(&mut reply, entry));
+        if let Some(outcome) = now {
+            answer!(self.vfs, "readdir", reply, outcome, () => reply.ok());
+            return;
+        }
+        later!(self, vfs => {
+            let outcome = vfs.readdir(handle.0, offset, true, |entry| add(&mut reply, entry)).await;
+            answer!(vfs, "readdir", reply, outcome, () => reply.ok());
+        });
+    }
+
+    fn releasedir(&self, _req: &Request, _of: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.releasedir(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _of: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _of: INodeNo, reply: ReplyStatfs) {
+        let capacity = self.vfs.capacity();
+        let (blocks, free) = (capacity.total / BLOCK, capacity.free / BLOCK);
+        let (longest, block) = (255, 4096);
+        reply.statfs(blocks, free, free, capacity.files, u64::from(u32::MAX), block, longest, block);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _of: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn getxattr(&self, _req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let outcome = self.vfs.getxattr(ino(of), name.to_str().unwrap_or_default());
+        answer!(self.vfs, "getxattr", reply, outcome, value => {
+            match u32::try_from(value.len()) {
+                Ok(len) if size == 0 => reply.size(len),
+                Ok(len) if len <= size => reply.data(value.as_bytes()),
+                _ => reply.error(Errno::ERANGE),
+            }
+        });
+    }
+
+    fn listxattr(&self, _req: &Request, _of: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+
+    fn removexattr(&self, _req: &Request, _of: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        if mode != 0 {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let of = ino(of);
+        later!(self, vfs => {
+            let outcome = vfs.extend(of, handle.0, offset.saturating_add(length)).await;
+            answer!(vfs, "fallocate", reply, outcome, () => reply.ok());
+        });
+    }
+}

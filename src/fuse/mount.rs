@@ -1,0 +1,98 @@
+//! A mounted session: from `mount(2)` to the end of the connection.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, MountOption, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::adapter::Adapter;
+use super::{mounts, notify};
+use crate::vfs::Vfs;
+
+/// Threads that read requests and answer from memory.
+const READER_THREADS: usize = 3;
+
+/// How it is mounted.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Refuse changes in the kernel already.
+    pub read_only: bool,
+    /// What `mount` shows as the source.
+    pub source: String,
+}
+
+/// A mounted filesystem.
+#[derive(Debug)]
+pub struct Session {
+    mountpoint: PathBuf,
+    device: (u32, u32),
+    ended: watch::Receiver<bool>,
+}
+
+/// Mounts `vfs` on `mountpoint`, a canonical path. Requests are answered on `runtime`.
+///
+/// # Errors
+/// The kernel's: no `/dev/fuse`, no permission, a kernel that is too old.
+pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Handle) -> io::Result<Session> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.source.clone()),
+        MountOption::Subtype("containerfs".to_owned()),
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+    ];
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    if options.allow_other {
+        config.acl = SessionACL::All;
+    }
+    config.n_threads = Some(READER_THREADS);
+    config.clone_fd = true;
+    let session = fuser::Session::new(Adapter::new(vfs.clone(), runtime), mountpoint, &config)?;
+    // Read from the kernel's table: a stat would ask the filesystem that nobody answers for yet.
+    let entry = mounts::topmost_at(mountpoint)?.filter(mounts::Entry::is_ours);
+    let entry = entry.ok_or_else(|| io::Error::other("the mount is gone already"))?;
+    vfs.set_mount_id(entry.mount_id);
+    if let Some(invalidations) = vfs.take_invalidations() {
+        notify::spawn(session.notifier(), invalidations)?;
+    }
+    let (tell, ended) = watch::channel(false);
+    thread::Builder::new().name("fuse".to_owned()).spawn(move || {
+        if let Err(error) = session.run() {
+            tracing::debug!(%error, "the connection to the kernel ended");
+        }
+        let _ = tell.send(true);
+    })?;
+    Ok(Session { mountpoint: mountpoint.to_owned(), device: entry.device, ended })
+}
+
+impl Session {
+    /// Waits for the end of the connection, whoever unmounted it.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // The sender going away is an end too.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Unmounts, if it is still our filesystem that is mounted there; lazily if it is in use.
+    ///
+    /// # Errors
+    /// What the kernel or `fusermount3` says.
+    pub fn unmount(&self) -> io::Result<()> {
+        match mounts::unmount_ours(&self.mountpoint, self.device, false) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                mounts::unmount_ours(&self.mountpoint, self.device, true)
+            }
+            outcome => outcome,
+        }
+    }
+}
