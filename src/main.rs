@@ -1,5 +1,5 @@
-//! The binary: hands over to [`containerfs::cli`].
+//! Hands over to [`containerfs::cli`].
 
-fn main() -> std::process::ExitCode {
-    containerfs::cli::main()
+fn main() {
+    std::process::exit(containerfs::cli::main());
 }

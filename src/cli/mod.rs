@@ -1,6 +1,71 @@
-//! Flags, the commands, and what a person sees.
+//! Flags, the commands, what a person sees.
 
-/// Runs the command line of this process.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub mod args;
+mod completions;
+mod emulator;
+mod exit_codes;
+mod key;
+mod mount;
+mod output;
+mod rewrite;
+mod status;
+mod unmount;
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Cli, Command};
+use exit_codes::ExitCode;
+
+/// Runs the program on the arguments of the process; returns what it ends with.
+pub fn main() -> i32 {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    run(typed).into()
+}
+
+fn run(typed: Vec<OsString>) -> ExitCode {
+    let meant = match rewrite::with_config_file(rewrite::command_line(typed)) {
+        Ok(meant) => meant,
+        Err(error) => {
+            tell(&error);
+            return ExitCode::Usage;
+        }
+    };
+    let parsed = Cli::command().try_get_matches_from(meant);
+    let (cli, key_was_typed) = match parsed.and_then(|matches| {
+        let typed = matches.value_source("api_key") == Some(clap::parser::ValueSource::CommandLine);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, typed))
+    }) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let usage = error.use_stderr();
+            let _ = error.print();
+            return if usage { ExitCode::Usage } else { ExitCode::Success };
+        }
+    };
+    dispatch(&cli, key_was_typed).unwrap_or_else(|error| {
+        tell(&error);
+        ExitCode::Failed
+    })
+}
+
+fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Mount(args) => mount::mount(args, &cli.common),
+        Command::Unmount(args) => unmount::unmount(args),
+        Command::Status(args) => status::status(args),
+        Command::Emulator(args) => {
+            // A key in the environment is for clients; only one that was typed is the server's.
+            let key = cli.common.api_key.clone().filter(|_| key_was_typed);
+            emulator::emulator(args, &cli.common, key)
+        }
+        Command::Completions(args) => completions::completions(args).map(|()| ExitCode::Success),
+        Command::Man => completions::man().map(|()| ExitCode::Success),
+    }
+}
+
+fn tell(error: &anyhow::Error) {
+    eprintln!("containerfs: {}", output::escaped_lines(&format!("{error:#}")));
 }

@@ -1,1 +1,10 @@
-//! The life of a mount: background, signals, the control socket.
+//! The life of a mount: going to the background, signals, the control socket, the end.
+
+pub mod background;
+pub mod control;
+pub mod logging;
+pub mod run;
+pub mod settings;
+pub mod signals;
+
+pub use settings::Settings;

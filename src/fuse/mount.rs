@@ -76,6 +76,11 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
 }
 
 impl Session {
+    /// Major and minor device number of the filesystem.
+    pub fn device(&self) -> (u32, u32) {
+        self.device
+    }
+
     /// Waits for the end of the connection, whoever unmounted it.
     pub async fn ended(&self) {
         let mut ended = self.ended.clone();

@@ -1,0 +1,277 @@
+//! Every command and flag, defined once: help, completions and man page come out of this file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Mount OpenAI containers as ordinary directories.
+#[derive(Debug, Parser)]
+#[command(name = "containerfs", version, about, max_term_width = 100, args_override_self = true)]
+#[command(after_help = "Also: `containerfs SOURCE MOUNTPOINT -o OPTIONS`, as mount(8) and /etc/fstab call it; SOURCE is \
+                        a container's name or id, or `containerfs` for all of them.")]
+pub struct Cli {
+    /// What everything shares.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Server and logging")]
+pub struct Common {
+    /// API key. Shows in `ps`: better the environment or --api-key-file.
+    #[arg(long, global = true, env = "OPENAI_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// File that holds the API key.
+    #[arg(long, global = true, env = "OPENAI_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Server, up to and including /v1 [default: https://api.openai.com/v1].
+    #[arg(long, global = true, env = "OPENAI_BASE_URL", value_name = "URL")]
+    pub base_url: Option<String>,
+    /// Organization to bill.
+    #[arg(long, global = true, env = "OPENAI_ORG_ID", value_name = "ID")]
+    pub organization: Option<String>,
+    /// Project to bill.
+    #[arg(long, global = true, env = "OPENAI_PROJECT_ID", value_name = "ID")]
+    pub project: Option<String>,
+    /// How much to log: error, warn, info, debug or trace, or a filter such as containerfs::api=debug.
+    #[arg(long, global = true, env = "CONTAINERFS_LOG_LEVEL", default_value = "warn", value_name = "LEVEL")]
+    pub log_level: String,
+    /// How to log.
+    #[arg(long, global = true, env = "CONTAINERFS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// TOML file of flags by their long names [default: ~/.config/containerfs/config.toml, if there].
+    #[arg(long, global = true, env = "CONTAINERFS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Table `[profile.NAME]` of that file whose flags come first.
+    #[arg(long, global = true, env = "CONTAINERFS_CONFIG_PROFILE", value_name = "NAME")]
+    pub config_profile: Option<String>,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount the containers on a directory; without one, list what is mounted.
+    Mount(Box<Mount>),
+    /// Unmount, waiting for uploads.
+    Unmount(Unmount),
+    /// Show mounts, their caches, requests and errors.
+    Status(Status),
+    /// Serve the Containers API from a local directory, for tests and for trying out.
+    Emulator(Emulator),
+    /// Print completions for a shell.
+    Completions(Completions),
+    /// Print the manual page.
+    Man,
+}
+
+/// `containerfs mount`.
+#[derive(Clone, Debug, Args)]
+pub struct Mount {
+    /// An empty directory.
+    pub mountpoint: Option<PathBuf>,
+    /// Stay in the foreground.
+    #[arg(long, short)]
+    pub foreground: bool,
+    /// Mount sample containers from a server inside the process: no key, no network, nothing kept.
+    #[arg(long)]
+    pub demo: bool,
+    /// Mount this one container.
+    #[arg(long, value_name = "NAME|ID")]
+    pub container: Option<String>,
+    /// Refuse every change.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Refuse to delete; an overwritten version stays beside the new one.
+    #[arg(long)]
+    pub no_delete: bool,
+    /// Refuse to change files that exist.
+    #[arg(long)]
+    pub no_overwrite: bool,
+    /// Let other users in.
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Owner of all files [default: you].
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+    /// Group of all files [default: yours].
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
+    /// Permission bits to take away, in octal [default: yours].
+    #[arg(long, value_name = "MASK", value_parser = octal)]
+    pub umask: Option<u32>,
+    /// How long a listing is trusted.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub ttl: Duration,
+    /// How long the bytes and sizes of files that the model wrote are trusted.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub content_ttl: Duration,
+    /// Where content is cached [default: ~/.cache/containerfs].
+    #[arg(long, env = "CONTAINERFS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Size of that cache.
+    #[arg(long, value_name = "SIZE", default_value = "2GiB")]
+    pub cache_size: ByteSize,
+    /// Content kept in memory.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub memory_cache: ByteSize,
+    /// Where bytes wait that are not on the server yet [default: ~/.local/state/containerfs].
+    #[arg(long, env = "CONTAINERFS_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How long an unmount waits for uploads.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    /// Transfers at once.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_connections: u16,
+    /// Limit of requests a minute.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_requests_per_minute: Option<u32>,
+    /// Longest wait for an answer of the server.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Allow http:// to other machines: the key travels in the clear.
+    #[arg(long)]
+    pub insecure_http: bool,
+    /// Memory of containers that mkdir makes: 1g, 4g, 16g or 64g.
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<String>,
+    /// Life of containers that mkdir makes, without use: at most 20m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub expires_after: Option<Duration>,
+    /// Network policy of containers that mkdir makes: `disabled`, or JSON as the API takes it.
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    pub network_policy: Option<serde_json::Value>,
+    /// What `mount` shows as the source.
+    #[arg(long, hide = true)]
+    pub source: Option<String>,
+    /// Options as mount(8) writes them: any flag above by its long name, ro, rw; those of mount itself are ignored.
+    #[arg(short = 'o', value_name = "a,b=c")]
+    pub options: Vec<String>,
+}
+
+/// `containerfs unmount`.
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// How long to wait for uploads [default: the mount's --drain-timeout].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Do not wait: what is not uploaded yet is kept for the next mount.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `containerfs status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Only this mount.
+    pub mountpoint: Option<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `containerfs emulator`.
+#[derive(Debug, Args)]
+pub struct Emulator {
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where data is kept [default: nowhere].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The real service with its quirks, or a plain server.
+    #[arg(long, default_value = "openai")]
+    pub profile: Profile,
+    /// Begin with the sample containers of `mount --demo`.
+    #[arg(long)]
+    pub demo: bool,
+    /// Answer each request so much later.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub latency: Option<Duration>,
+    /// Allow faults and latency to be set through /_admin.
+    #[arg(long)]
+    pub admin: bool,
+}
+
+/// How the emulator behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Prefixed upload names, unknown sizes, no ranges, expired rows, 50 MB.
+    Openai,
+    /// None of these.
+    Plain,
+}
+
+/// `containerfs completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// bash, elvish, fish, powershell or zsh.
+    pub shell: clap_complete::Shell,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let bare: Option<f64> = text.parse().ok();
+    match bare {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        None => humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 5s, 2min or 500ms")),
+    }
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if mask <= 0o777 => Ok(mask),
+        _ => Err("not an octal mask such as 022".to_owned()),
+    }
+}
+
+fn policy(text: &str) -> Result<serde_json::Value, String> {
+    if text == "disabled" {
+        return Ok(serde_json::json!({ "type": "disabled" }));
+    }
+    serde_json::from_str(text).map_err(|error| format!("neither `disabled` nor JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_read_as_people_write_them() {
+        let cli = Cli::try_parse_from([
+            "containerfs", "mount", "/mnt", "--ttl", "500ms", "--timeout", "2", "--umask", "027", "--cache-size", "1MiB",
+            "--network-policy", "disabled",
+        ])
+        .unwrap();
+        let Command::Mount(mount) = cli.command else { panic!() };
+        assert_eq!((mount.ttl, mount.timeout), (Duration::from_millis(500), Duration::from_secs(2)));
+        assert_eq!((mount.umask, mount.cache_size), (Some(0o27), ByteSize::mib(1)));
+        assert_eq!(mount.network_policy.unwrap()["type"], "disabled");
+        assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--umask", "9"]).is_err());
+        assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--max-connections", "0"]).is_err());
+    }
+}

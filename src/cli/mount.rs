@@ -1,0 +1,226 @@
+//! `containerfs mount`: checks everything that can be checked on the caller's terminal, then starts the daemon.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::stat::{Mode, umask};
+
+use crate::api::ClientConfig;
+use crate::cli::args::{Common, LogFormat, Mount};
+use crate::cli::exit_codes::ExitCode;
+use crate::cli::{key, output};
+use crate::daemon::background::{Role, detach};
+use crate::daemon::{Settings, logging, run};
+use crate::fuse::{Options, mounts};
+use crate::vfs;
+
+/// The longest life that the service gives a container, in minutes (API.md "Objects").
+const LIFE_MAX: u64 = 20;
+
+/// Mounts. Returns when the mount answers, or with `--foreground` when it has ended.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
+    let Some(mountpoint) = &args.mountpoint else { return list_mounts() };
+    let mountpoint = usable(mountpoint, args.demo)?;
+    check_fuse(args.allow_other)?;
+    let settings = resolve(args, common, mountpoint)?;
+    let json = common.log_format == LogFormat::Json;
+    if args.foreground {
+        logging::start(&common.log_level, json, None).context("cannot log")?;
+        return finish(run::run(settings, None));
+    }
+    let state_dir = settings.vfs.state_dir.clone();
+    match detach().context("cannot go to the background")? {
+        Role::Parent(waiter) => match waiter.wait() {
+            Ok(()) => Ok(ExitCode::Success),
+            Err(message) => bail!(message),
+        },
+        Role::Child(reporter) => {
+            let started = crate::content::cache::private_dir(&state_dir)
+                .and_then(|()| logging::start(&common.log_level, json, Some(&state_dir.join("containerfs.log"))));
+            if let Err(error) = started {
+                reporter.failed(&format!("cannot log to {}: {error}", state_dir.display()));
+                return Ok(ExitCode::Failed);
+            }
+            // The parent prints what goes wrong.
+            match run::run(settings, Some(reporter)) {
+                Ok(left) if left.is_empty() => Ok(ExitCode::Success),
+                Ok(_) => Ok(ExitCode::Pending),
+                Err(_) => Ok(ExitCode::Failed),
+            }
+        }
+    }
+}
+
+fn finish(outcome: Result<Vec<vfs::Left>, String>) -> Result<ExitCode> {
+    let left = outcome.map_err(anyhow::Error::msg)?;
+    if left.is_empty() {
+        return Ok(ExitCode::Success);
+    }
+    output::tell_left(&left);
+    Ok(ExitCode::Pending)
+}
+
+fn list_mounts() -> Result<ExitCode> {
+    for entry in mounts::all()?.iter().filter(|entry| entry.is_ours()) {
+        let shown = format!("{} on {}", entry.source, entry.mountpoint.display());
+        output::line(&output::escaped(&shown))?;
+    }
+    Ok(ExitCode::Success)
+}
+
+/// The canonical mountpoint: an empty directory on which nothing of ours is mounted.
+fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
+    let shown = mountpoint.display();
+    if mounts::clear_stale(mountpoint).with_context(|| format!("{shown} is a dead mount that cannot be cleared"))? {
+        eprintln!("containerfs: cleared the dead mount that was left at {shown}");
+    }
+    match fs::metadata(mountpoint) {
+        Ok(found) if !found.is_dir() => bail!("{shown} is not a directory"),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
+            fs::create_dir_all(mountpoint).with_context(|| format!("cannot make {shown}"))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("the mountpoint {shown} does not exist: `mkdir -p {shown}` makes it")
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot use the mountpoint {shown}")),
+    }
+    let canonical = mountpoint.canonicalize().with_context(|| format!("cannot use the mountpoint {shown}"))?;
+    if mounts::topmost_at(&canonical)?.is_some_and(|entry| entry.is_ours()) {
+        bail!("{shown} is a containerfs mount already: `containerfs unmount {shown}` ends it");
+    }
+    let mut entries = fs::read_dir(&canonical).with_context(|| format!("cannot read {shown}"))?;
+    if entries.next().is_some() {
+        bail!("the mountpoint {shown} is not empty: mount on an empty directory");
+    }
+    Ok(canonical)
+}
+
+fn check_fuse(allow_other: bool) -> Result<()> {
+    let device = Path::new("/dev/fuse");
+    match OpenOptions::new().read(true).write(true).open(device) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+            "there is no /dev/fuse: load the module (`modprobe fuse`), or start a Docker container with \
+             `--device /dev/fuse --cap-add SYS_ADMIN`"
+        ),
+        Err(error) => bail!("cannot open /dev/fuse ({error}): ask for access to it, or run as root"),
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()) {
+        bail!("fusermount3 is missing, which mounts for users other than root: `apt install fuse3`");
+    }
+    let allowed = || fs::read_to_string("/etc/fuse.conf").is_ok_and(|c| c.lines().any(|l| l.trim() == "user_allow_other"));
+    if allow_other && !allowed() {
+        bail!("--allow-other needs the line `user_allow_other` in /etc/fuse.conf");
+    }
+    Ok(())
+}
+
+fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Settings> {
+    let api_key = if args.demo { None } else { Some(key::resolve(common)?) };
+    let headers = std::env::var("OPENAI_CUSTOM_HEADERS").unwrap_or_default();
+    let mut client = ClientConfig {
+        api_key,
+        organization: filled(&common.organization),
+        project: filled(&common.project),
+        custom_headers: ClientConfig::parse_custom_headers(&headers),
+        timeout: args.timeout,
+        max_connections: args.max_connections.into(),
+        max_requests_per_minute: args.max_requests_per_minute,
+        insecure_http: args.insecure_http,
+        ..ClientConfig::default()
+    };
+    if let Some(base_url) = filled(&common.base_url) {
+        client.base_url = base_url;
+    }
+    let expires_after_minutes = args.expires_after.map(minutes).transpose()?;
+    let source = args.source.clone().or_else(|| args.container.clone()).unwrap_or_else(|| "containerfs".to_owned());
+    let vfs = vfs::Config {
+        ttl: args.ttl,
+        content_ttl: args.content_ttl,
+        timeout: args.timeout,
+        write_back: None,
+        uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
+        gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
+        umask: args.umask.unwrap_or_else(present_umask),
+        read_only: args.read_only,
+        no_delete: args.no_delete,
+        no_overwrite: args.no_overwrite,
+        container: args.container.clone(),
+        cache_dir: directory(&args.cache_dir, |home| home.cache_dir())?,
+        cache_size: args.cache_size.as_u64(),
+        memory_cache: args.memory_cache.as_u64(),
+        state_dir: directory(&args.state_dir, |home| home.state_dir().unwrap_or_else(|| home.data_dir()))?,
+        prefetch: false,
+        scratch: Vec::new(),
+        max_connections: args.max_connections.into(),
+        new_container: vfs::NewContainer {
+            memory_limit: args.memory_limit.clone(),
+            expires_after_minutes,
+            network_policy: args.network_policy.clone(),
+        },
+    };
+    let fuse = Options { allow_other: args.allow_other, read_only: args.read_only, source };
+    Ok(Settings { mountpoint, demo: args.demo, client, vfs, fuse, drain_timeout: args.drain_timeout })
+}
+
+/// An empty environment variable means that there is none.
+fn filled(value: &Option<String>) -> Option<String> {
+    value.as_deref().map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
+}
+
+fn minutes(life: std::time::Duration) -> Result<i64> {
+    let minutes = life.as_secs().div_ceil(60);
+    if !(1..=LIFE_MAX).contains(&minutes) {
+        bail!("--expires-after is 1 to {LIFE_MAX} minutes: the service keeps no container longer without use");
+    }
+    Ok(i64::try_from(minutes)?)
+}
+
+fn present_umask() -> u32 {
+    let mask = umask(Mode::empty());
+    umask(mask);
+    mask.bits()
+}
+
+/// An absolute path: the daemon's working directory is another one.
+fn directory(given: &Option<PathBuf>, default: impl Fn(&dyn Home) -> PathBuf) -> Result<PathBuf> {
+    let directory = match given {
+        Some(given) => given.clone(),
+        None => {
+            let home = etcetera::choose_base_strategy().context("no home directory: name --cache-dir and --state-dir")?;
+            default(&home).join("containerfs")
+        }
+    };
+    Ok(std::path::absolute(directory)?)
+}
+
+/// The directories of a user, by the XDG rules.
+trait Home {
+    fn cache_dir(&self) -> PathBuf;
+    fn data_dir(&self) -> PathBuf;
+    fn state_dir(&self) -> Option<PathBuf>;
+}
+
+impl<T: etcetera::BaseStrategy> Home for T {
+    fn cache_dir(&self) -> PathBuf {
+        etcetera::BaseStrategy::cache_dir(self)
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        etcetera::BaseStrategy::data_dir(self)
+    }
+
+    fn state_dir(&self) -> Option<PathBuf> {
+        etcetera::BaseStrategy::state_dir(self)
+    }
+}

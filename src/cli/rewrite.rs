@@ -1,0 +1,245 @@
+//! What was typed, into what is meant: the fstab form, `-o` options and the configuration file all become flags.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Arg, CommandFactory};
+
+use crate::cli::args::Cli;
+
+/// Options of mount(8) itself, which reach us and mean nothing here.
+const OF_MOUNT: [&str; 27] = [
+    "defaults", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "auto", "noauto", "user", "nouser", "users",
+    "owner", "group", "nofail", "_netdev", "atime", "noatime", "relatime", "norelatime", "strictatime", "diratime",
+    "nodiratime", "sync", "async", "noiversion",
+];
+
+/// Turns `containerfs SOURCE MOUNTPOINT -o …` into `containerfs mount …`, and every `-o` into flags.
+pub fn command_line(typed: Vec<OsString>) -> Vec<OsString> {
+    let mut args = typed.into_iter();
+    let program = args.next().unwrap_or_else(|| "containerfs".into());
+    let rest = as_mount(args.collect());
+    let mut meant = vec![program];
+    let mut rest = rest.into_iter();
+    let is_mount = |meant: &[OsString]| meant.iter().skip(1).any(|arg| arg == "mount");
+    while let Some(arg) = rest.next() {
+        let text = arg.to_string_lossy();
+        if !is_mount(&meant) || !text.starts_with("-o") {
+            meant.push(arg);
+            continue;
+        }
+        let options = if text == "-o" { rest.next().unwrap_or_default() } else { text[2..].into() };
+        meant.extend(flags_of(&options.to_string_lossy()));
+    }
+    meant
+}
+
+/// The fstab form has a source where a command would be, and a mountpoint after it.
+fn as_mount(args: Vec<OsString>) -> Vec<OsString> {
+    let command = Cli::command();
+    let mut places = Vec::new();
+    let mut at = 0;
+    while let Some(arg) = args.get(at) {
+        let text = arg.to_string_lossy();
+        let takes_value = text == "-o" || (text.starts_with("--") && !text.contains('=') && wants_value(&command, &text));
+        if !text.starts_with('-') || text == "-" {
+            places.push(at);
+        }
+        at += 1 + usize::from(takes_value);
+    }
+    let [source, mountpoint, ..] = places[..] else { return args };
+    let known = command.get_subcommands().any(|sub| sub.get_name() == args[source] || args[source] == "help");
+    if known {
+        return args;
+    }
+    let mut meant: Vec<OsString> = vec!["mount".into()];
+    let name = args[source].to_string_lossy().into_owned();
+    if !matches!(name.as_str(), "containerfs" | "none" | "all") {
+        meant.extend(["--container".into(), args[source].clone()]);
+    }
+    meant.extend(["--source".into(), args[source].clone(), args[mountpoint].clone()]);
+    let others = args.into_iter().enumerate().filter(|(at, _)| *at != source && *at != mountpoint);
+    // What mount(8) passes on: no mtab, sloppy, verbose.
+    meant.extend(others.map(|(_, arg)| arg).filter(|arg| !["-n", "-s", "-v"].iter().any(|flag| arg == flag)));
+    meant
+}
+
+fn wants_value(command: &clap::Command, flag: &str) -> bool {
+    find(command, flag.trim_start_matches('-')).is_some_and(|arg| arg.get_action().takes_values())
+}
+
+fn find<'a>(command: &'a clap::Command, long: &str) -> Option<&'a Arg> {
+    let of = |command: &'a clap::Command| command.get_arguments().find(|arg| arg.get_long() == Some(long));
+    of(command).or_else(|| command.get_subcommands().find_map(of))
+}
+
+fn flags_of(options: &str) -> Vec<OsString> {
+    let mut flags = Vec::new();
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        if OF_MOUNT.contains(&name) || name.starts_with("x-") || name.starts_with("comment") {
+            continue;
+        }
+        let long = if name == "ro" { "read-only".to_owned() } else { name.replace('_', "-") };
+        flags.push(match value {
+            Some(value) => format!("--{long}={value}").into(),
+            None => format!("--{long}").into(),
+        });
+    }
+    flags
+}
+
+/// Puts the flags of the configuration file in, before those that were typed; a flag whose environment variable is
+/// set stays out. `meant` has been through [`command_line`].
+///
+/// # Errors
+/// The file cannot be read or is not TOML, has an unknown flag, or lacks the profile.
+pub fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
+    let named = value_of(&meant, "--config").or_else(|| from_env("CONTAINERFS_CONFIG"));
+    let profile = value_of(&meant, "--config-profile").or_else(|| from_env("CONTAINERFS_CONFIG_PROFILE"));
+    let file = match (&named, default_file()) {
+        (Some(named), _) => PathBuf::from(named),
+        (None, Some(default)) if default.exists() => default,
+        _ if profile.is_some() => bail!("--config-profile needs a configuration file: name it with --config"),
+        _ => return Ok(meant),
+    };
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let table: toml::Table = text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
+    let profile = profile.map(|name| name.to_string_lossy().into_owned());
+    let flags = file_flags(&table, profile.as_deref()).with_context(|| file.display().to_string())?;
+    Ok(insert(meant, flags))
+}
+
+fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString> {
+    let command = Cli::command();
+    let Some(at) = meant.iter().position(|arg| command.get_subcommands().any(|sub| sub.get_name() == arg)) else {
+        return meant;
+    };
+    let of = |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
+    let sub = command.get_subcommands().find(|sub| sub.get_name() == meant[at]);
+    let accepted = |long: &str| of(&command, long) || sub.is_some_and(|sub| of(sub, long));
+    let ours = flags.into_iter().filter(|(long, _)| accepted(long)).map(|(_, flag)| flag);
+    let (before, after) = meant.split_at(at + 1);
+    before.iter().cloned().chain(ours).chain(after.iter().cloned()).collect()
+}
+
+/// The flags of a file, the profile's after the general ones so that they win.
+fn file_flags(table: &toml::Table, profile: Option<&str>) -> Result<Vec<(String, OsString)>> {
+    let profiles = table.get("profile").and_then(toml::Value::as_table);
+    let chosen = match profile {
+        None => None,
+        Some(name) => {
+            let found = profiles.and_then(|profiles| profiles.get(name)?.as_table());
+            Some(found.with_context(|| format!("there is no [profile.{name}]"))?)
+        }
+    };
+    let general = table.iter().filter(|(name, _)| *name != "profile");
+    let command = Cli::command();
+    let mut flags = Vec::new();
+    for (name, value) in general.chain(chosen.into_iter().flatten()) {
+        let Some(arg) = find(&command, name) else {
+            bail!("there is no flag --{name}{}", nearest(&command, name));
+        };
+        if arg.get_env().and_then(from_env).is_some() {
+            continue;
+        }
+        flags.extend(flag(name, value)?.into_iter().map(|flag| (name.clone(), flag)));
+    }
+    Ok(flags)
+}
+
+fn flag(name: &str, value: &toml::Value) -> Result<Vec<OsString>> {
+    Ok(match value {
+        toml::Value::Boolean(true) => vec![format!("--{name}").into()],
+        toml::Value::Boolean(false) => Vec::new(),
+        toml::Value::String(text) => vec![format!("--{name}={text}").into()],
+        toml::Value::Integer(number) => vec![format!("--{name}={number}").into()],
+        toml::Value::Float(number) => vec![format!("--{name}={number}").into()],
+        toml::Value::Table(table) => vec![format!("--{name}={}", serde_json::to_string(table)?).into()],
+        toml::Value::Array(values) => {
+            let flags: Result<Vec<_>> = values.iter().map(|value| flag(name, value)).collect();
+            flags?.into_iter().flatten().collect()
+        }
+        toml::Value::Datetime(_) => bail!("--{name} is not a date"),
+    })
+}
+
+fn nearest(command: &clap::Command, name: &str) -> String {
+    let all = std::iter::once(command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+    let longs: BTreeSet<&str> = all.filter_map(Arg::get_long).collect();
+    let wanted = name.replace('_', "-");
+    let alike = longs.iter().find(|long| **long == wanted || long.starts_with(&wanted) || wanted.starts_with(**long));
+    alike.map(|long| format!("; --{long} is meant?")).unwrap_or_default()
+}
+
+fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
+    let with_equals = format!("{flag}=");
+    args.iter().enumerate().find_map(|(at, arg)| {
+        if arg == flag { args.get(at + 1).cloned() } else { arg.to_str()?.strip_prefix(&with_equals).map(OsString::from) }
+    })
+}
+
+fn from_env(name: impl AsRef<OsStr>) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn default_file() -> Option<PathBuf> {
+    use etcetera::BaseStrategy;
+    Some(etcetera::choose_base_strategy().ok()?.config_dir().join("containerfs/config.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meant(typed: &str) -> String {
+        let args = command_line(typed.split(' ').map(OsString::from).collect());
+        args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_fstab_form_means_mount() {
+        assert_eq!(
+            meant("containerfs containerfs /mnt -o rw,dev,suid,_netdev,ttl=1s,allow_other"),
+            "containerfs mount --source containerfs /mnt --ttl=1s --allow-other"
+        );
+        assert_eq!(
+            meant("containerfs -o ro,x-systemd.automount report /mnt -n"),
+            "containerfs mount --container report --source report /mnt --read-only"
+        );
+        assert_eq!(meant("containerfs --base-url http://a report /mnt").split(' ').next_back(), Some("http://a"));
+    }
+
+    #[test]
+    fn commands_stay_what_they_are() {
+        for typed in ["containerfs unmount /mnt", "containerfs status", "containerfs help mount", "containerfs --help"] {
+            assert_eq!(meant(typed), typed);
+        }
+        assert_eq!(meant("containerfs mount -o uid=5,nonsense /mnt"), "containerfs mount --uid=5 --nonsense /mnt");
+    }
+
+    #[test]
+    fn a_profile_beats_the_general_part_and_a_typed_flag_beats_both() {
+        let table: toml::Table =
+            "ttl = '9s'\nread-only = true\n[profile.work]\nttl = '2s'\nmax-connections = 4".parse().unwrap();
+        let flags = file_flags(&table, Some("work")).unwrap();
+        let args = insert(vec!["containerfs".into(), "mount".into(), "/mnt".into(), "--ttl=1s".into()], flags);
+        let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let expected = "containerfs mount --read-only --ttl=9s --max-connections=4 --ttl=2s /mnt --ttl=1s";
+        assert_eq!(args.join(" "), expected);
+        use clap::Parser;
+        let crate::cli::args::Command::Mount(mount) = Cli::try_parse_from(args).unwrap().command else { panic!() };
+        assert_eq!(mount.ttl.as_secs(), 1);
+        assert!(mount.read_only);
+    }
+
+    #[test]
+    fn an_unknown_flag_in_the_file_is_named_with_its_nearest() {
+        let table: toml::Table = "read_only = true".parse().unwrap();
+        let error = file_flags(&table, None).unwrap_err().to_string();
+        assert_eq!(error, "there is no flag --read_only; --read-only is meant?");
+        assert!(file_flags(&"ttl = '1s'".parse().unwrap(), Some("home")).is_err());
+    }
+}

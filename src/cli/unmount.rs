@@ -1,0 +1,129 @@
+//! `containerfs unmount`: waits for the uploads, with progress, and says what is left.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use crate::cli::args::Unmount;
+use crate::cli::exit_codes::ExitCode;
+use crate::cli::output;
+use crate::daemon::control::{Answer, Connection, Question};
+use crate::fuse::mounts::{self, Entry};
+use crate::vfs::{Left, Progress};
+
+/// How long a mount may take to vanish once nobody serves it.
+const VANISH_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a line of progress is written where no bar can be drawn.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Unmounts.
+///
+/// # Errors
+/// Nothing of ours is mounted there, or it cannot be unmounted.
+pub fn unmount(args: &Unmount) -> Result<ExitCode> {
+    let shown = args.mountpoint.display();
+    if mounts::clear_stale(&args.mountpoint).with_context(|| format!("cannot clear the dead mount at {shown}"))? {
+        eprintln!("containerfs: the mount at {shown} was dead; what it had not uploaded is sent by the next mount");
+        return Ok(ExitCode::Success);
+    }
+    let at = mounts::absolute(&args.mountpoint).with_context(|| format!("{shown} does not exist"))?;
+    let Some(entry) = mounts::topmost_at(&at)?.filter(Entry::is_ours) else {
+        bail!("{shown} is not a containerfs mount; `containerfs mount` lists them");
+    };
+    let question =
+        Question::Unmount { timeout_seconds: args.timeout.map(|t| t.as_secs_f64()), force: args.force };
+    match Connection::ask(entry.device, question) {
+        Ok(connection) => drained(connection, &at),
+        Err(error) => {
+            tracing::debug!(%error, "nobody answers at the control socket");
+            mounts::unmount_ours(&at, entry.device, args.force)
+                .with_context(|| format!("cannot unmount {shown}; --force takes it away from its users"))?;
+            Ok(ExitCode::Success)
+        }
+    }
+}
+
+fn drained(mut connection: Connection, at: &Path) -> Result<ExitCode> {
+    let mut left = None;
+    let mut display = Display::new();
+    while let Some(line) = connection.line()? {
+        match serde_json::from_str(&line)? {
+            Answer::Progress(progress) => display.show(progress),
+            Answer::Done(items) => left = Some(items),
+        }
+    }
+    display.finish();
+    let Some(left) = left else {
+        bail!("the mount ended without saying what is left: the next mount sends what it finds in the state directory")
+    };
+    wait_until_gone(at)?;
+    report(&left)
+}
+
+fn wait_until_gone(at: &Path) -> Result<()> {
+    let deadline = Instant::now() + VANISH_WAIT;
+    while mounts::is_stale(at) || mounts::topmost_at(at)?.is_some_and(|entry| entry.is_ours()) {
+        if mounts::is_stale(at) {
+            mounts::clear_stale(at)?;
+        }
+        if Instant::now() > deadline {
+            bail!("{} is still mounted", at.display());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn report(left: &[Left]) -> Result<ExitCode> {
+    if left.is_empty() {
+        return Ok(ExitCode::Success);
+    }
+    output::tell_left(left);
+    Ok(ExitCode::Pending)
+}
+
+/// A bar on a terminal, lines elsewhere, nothing while there is nothing to send.
+struct Display {
+    bar: Option<ProgressBar>,
+    most: Progress,
+    begun: Instant,
+    last_line: Option<Instant>,
+}
+
+impl Display {
+    fn new() -> Self {
+        Self { bar: None, most: Progress::default(), begun: Instant::now(), last_line: None }
+    }
+
+    fn show(&mut self, now: Progress) {
+        if now.files_left == 0 {
+            return;
+        }
+        self.most.files_left = self.most.files_left.max(now.files_left);
+        self.most.bytes_left = self.most.bytes_left.max(now.bytes_left);
+        let files = format!("{}/{} files", self.most.files_left - now.files_left, self.most.files_left);
+        if io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {msg} {eta} left");
+                ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            });
+            bar.set_length(self.most.bytes_left);
+            bar.set_position(self.most.bytes_left - now.bytes_left);
+            bar.set_message(files);
+        } else if self.last_line.is_none_or(|last| last.elapsed() > LINE_EVERY) {
+            self.last_line = Some(Instant::now());
+            let seconds = self.begun.elapsed().as_secs();
+            eprintln!("uploading: {files}, {} to go after {seconds} s", HumanBytes(now.bytes_left));
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

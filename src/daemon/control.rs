@@ -1,0 +1,209 @@
+//! The socket through which `unmount` and `status` speak with a mount: one JSON object a line.
+//!
+//! It lies in a directory that only its user can enter, under a name made of the mount's device number, so that
+//! whoever sees the mount can find it.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, unix::OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::content::cache::private_dir;
+use crate::vfs::{Left, Progress, Vfs};
+
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// The longest question, in bytes.
+const QUESTION_MAX: usize = 4096;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Question {
+    /// [`crate::vfs::Status`], once.
+    Status,
+    /// Progress until the end, then what is left.
+    Unmount {
+        /// Seconds to wait for uploads; the mount's own limit if there is none.
+        timeout_seconds: Option<f64>,
+        /// Not to wait at all.
+        force: bool,
+    },
+}
+
+/// What an unmount answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// How much is still to be sent.
+    Progress(Progress),
+    /// The end: what is not on the server.
+    Done(Vec<Left>),
+}
+
+/// An unmount that was asked for; its sender waits for what is left.
+#[derive(Debug)]
+pub struct UnmountRequest {
+    /// How long uploads may take.
+    pub within: Option<Duration>,
+    /// Answered when the mount has drained.
+    pub left: oneshot::Sender<Vec<Left>>,
+}
+
+/// The socket; removed when this value goes.
+#[derive(Debug)]
+pub struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Listens for questions about the mount with the device number `device`.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn listen(
+    device: (u32, u32),
+    vfs: Arc<Vfs>,
+    unmounts: mpsc::UnboundedSender<UnmountRequest>,
+) -> io::Result<Socket> {
+    let path = directories()
+        .into_iter()
+        .find(|dir| private_dir(dir).is_ok())
+        .ok_or_else(|| io::Error::other("there is no directory for the control socket"))?
+        .join(name_of(device));
+    // Device numbers are used again; no live mount has this one.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (vfs, unmounts) = (vfs.clone(), unmounts.clone());
+            tokio::spawn(async move {
+                if let Err(error) = answer(stream, &vfs, &unmounts).await {
+                    tracing::debug!(%error, "a control connection ended early");
+                }
+            });
+        }
+    });
+    Ok(Socket(path))
+}
+
+async fn answer(
+    stream: tokio::net::UnixStream,
+    vfs: &Arc<Vfs>,
+    unmounts: &mpsc::UnboundedSender<UnmountRequest>,
+) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut question = String::new();
+    let reader = tokio::io::AsyncReadExt::take(reader, QUESTION_MAX as u64);
+    tokio::io::BufReader::new(reader).read_line(&mut question).await?;
+    match serde_json::from_str(&question)? {
+        Question::Status => tell(&mut writer, &vfs.status()).await,
+        Question::Unmount { timeout_seconds, force } => {
+            let asked = timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let within = if force { Some(Duration::ZERO) } else { asked };
+            let (left, mut ended) = oneshot::channel();
+            unmounts.send(UnmountRequest { within, left }).map_err(io::Error::other)?;
+            let left = loop {
+                match tokio::time::timeout(PROGRESS_EVERY, &mut ended).await {
+                    Ok(left) => break left.unwrap_or_default(),
+                    Err(_) => tell(&mut writer, &Answer::Progress(vfs.progress())).await?,
+                }
+            };
+            tell(&mut writer, &Answer::Done(left)).await?;
+            // The connection stays open until the process is gone: that is what the other side waits for.
+            std::future::pending().await
+        }
+    }
+}
+
+async fn tell(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+/// A connection to a mount.
+#[derive(Debug)]
+pub struct Connection(BufReader<UnixStream>);
+
+impl Connection {
+    /// Asks the mount with the device number `device`.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn ask(device: (u32, u32), question: Question) -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for dir in directories() {
+            match UnixStream::connect(dir.join(name_of(device))) {
+                Ok(mut stream) => {
+                    let mut line = serde_json::to_vec(&question)?;
+                    line.push(b'\n');
+                    stream.write_all(&line)?;
+                    return Ok(Self(BufReader::new(stream)));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The next line of the answer; `None` at its end, or when the process is gone.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub fn line(&mut self) -> io::Result<Option<String>> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(line)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn name_of((major, minor): (u32, u32)) -> String {
+    format!("{major}-{minor}.sock")
+}
+
+/// Where the socket may be, the best place first.
+fn directories() -> Vec<PathBuf> {
+    let uid = nix::unistd::geteuid();
+    let mut directories = Vec::new();
+    if uid.is_root() {
+        directories.push(PathBuf::from("/run/containerfs"));
+    }
+    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        directories.push(PathBuf::from(runtime).join("containerfs"));
+    }
+    directories.push(std::env::temp_dir().join(format!("containerfs-{uid}")));
+    directories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_are_lines_of_json() {
+        let question = Question::Unmount { timeout_seconds: Some(1.5), force: false };
+        let text = serde_json::to_string(&question).unwrap();
+        assert_eq!(text, r#"{"ask":"unmount","timeout_seconds":1.5,"force":false}"#);
+        assert_eq!(serde_json::from_str::<Question>(&text).unwrap(), question);
+        let answer = Answer::Progress(Progress { files_left: 2, bytes_left: 9 });
+        assert_eq!(serde_json::to_string(&answer).unwrap(), r#"{"progress":{"files_left":2,"bytes_left":9}}"#);
+    }
+}

@@ -1,0 +1,38 @@
+//! Log lines: to stderr, or in the background to a file of the state directory.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// A log file that is longer than this many bytes begins anew.
+const LOG_MAX: u64 = 10 << 20;
+
+/// Begins to log.
+///
+/// # Errors
+/// The filter makes no sense, or the file cannot be opened.
+pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let (writer, colours) = match file {
+        None => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal() && no_color_unset()),
+        Some(path) => {
+            let long = std::fs::metadata(path).is_ok_and(|log| log.len() > LOG_MAX);
+            let mut options = OpenOptions::new();
+            options.create(true).mode(0o600);
+            let file = if long { options.write(true).truncate(true) } else { options.append(true) }.open(path)?;
+            (BoxMakeWriter::new(file), false)
+        }
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    // A second subscriber, in tests, is no harm.
+    let _ = if json { builder.json().try_init() } else { builder.try_init() };
+    Ok(())
+}
+
+fn no_color_unset() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

@@ -1,0 +1,154 @@
+//! One mount from its first request to its last upload.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, setrlimit};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc;
+
+use super::background::Reporter;
+use super::control::{self, UnmountRequest};
+use super::settings::Settings;
+use super::signals::Signals;
+use crate::api::{Client, ErrorKind};
+use crate::emulator::{self, Emulator, Profile};
+use crate::fuse::{self, Session};
+use crate::vfs::{self, Left, Vfs};
+
+/// Threads of the runtime: they wait for the network and the disk, not for the processor.
+const WORKERS: usize = 4;
+
+/// How long the kernel may take to let go of the mount.
+const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
+
+/// What a demo needs for as long as it lives.
+struct Demo {
+    _emulator: Emulator,
+    _state: tempfile::TempDir,
+}
+
+/// Mounts, serves until the end, and drains. Returns what is not on the server.
+///
+/// # Errors
+/// A sentence that says why the mount did not come about; it has been given to `report`, if there is one.
+pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, String> {
+    // A core dump would hold the key.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let runtime = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    let left = runtime.block_on(async move {
+        match start(settings).await {
+            Ok(mounted) => {
+                if let Some(Err(error)) = report.map(Reporter::ready) {
+                    tracing::warn!(%error, "the standard streams stay open");
+                }
+                Ok(mounted.serve().await)
+            }
+            Err(message) => {
+                if let Some(report) = report {
+                    report.failed(&message);
+                }
+                Err(message)
+            }
+        }
+    });
+    // A task that still waits for the network has nothing to lose: what is left is in the journal.
+    runtime.shutdown_background();
+    left
+}
+
+struct Mounted {
+    vfs: Arc<Vfs>,
+    session: Session,
+    signals: Signals,
+    unmounts: mpsc::UnboundedReceiver<UnmountRequest>,
+    drain_timeout: Duration,
+    _socket: Option<control::Socket>,
+    _demo: Option<Demo>,
+}
+
+async fn start(mut settings: Settings) -> Result<Mounted, String> {
+    let signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let demo = if settings.demo { Some(demo(&mut settings).await?) } else { None };
+    let client = Client::new(&settings.client).map_err(|error| error.message)?;
+    let mut config = settings.vfs;
+    config.cache_dir = config.cache_dir.join(client.account());
+    config.state_dir = config.state_dir.join(client.account());
+    let server = client.base_url().to_owned();
+    let vfs = Vfs::open(client, config).await.map_err(|error| refusal(&error, &server))?;
+    let session = fuse::mount(&vfs, &settings.mountpoint, &settings.fuse, Handle::current())
+        .map_err(|error| format!("cannot mount on {}: {error}", settings.mountpoint.display()))?;
+    let (asked, unmounts) = mpsc::unbounded_channel();
+    let socket = control::listen(session.device(), vfs.clone(), asked);
+    let socket = socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
+    let drain_timeout = settings.drain_timeout;
+    Ok(Mounted { vfs, session, signals, unmounts, drain_timeout, _socket: socket.ok(), _demo: demo })
+}
+
+impl Mounted {
+    /// Serves until somebody ends it, drains, and unmounts.
+    async fn serve(mut self) -> Vec<Left> {
+        let mut asked = None;
+        tokio::select! {
+            () = self.session.ended() => tracing::info!("unmounted from outside"),
+            () = self.signals.next() => tracing::info!("ended by a signal"),
+            request = self.unmounts.recv() => asked = request,
+        }
+        let within = asked.as_ref().and_then(|request| request.within).unwrap_or(self.drain_timeout);
+        let left = tokio::select! {
+            left = self.vfs.drain(within) => left,
+            // A second signal: whoever sent it does not want to wait.
+            () = self.signals.next() => self.vfs.drain(Duration::ZERO).await,
+        };
+        if let Err(error) = self.session.unmount() {
+            tracing::warn!(%error, "cannot unmount");
+        }
+        let _ = tokio::time::timeout(UNMOUNT_WAIT, self.session.ended()).await;
+        for item in &left {
+            tracing::warn!(name = ?item.name, reason = ?item.reason, "not on the server");
+        }
+        if let Some(request) = asked {
+            let _ = request.left.send(left.clone());
+            // Its connection has to carry the answer before the process goes.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        left
+    }
+}
+
+/// An emulator inside the process, with sample containers and state that goes with it.
+async fn demo(settings: &mut Settings) -> Result<Demo, String> {
+    let state = tempfile::Builder::new().prefix("containerfs-demo-").tempdir();
+    let state = state.map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+    let listen = ([127, 0, 0, 1], 0).into();
+    let emulator = Emulator::start(emulator::Config::new(Profile::Openai), listen).await;
+    let emulator = emulator.map_err(|error| format!("cannot start the demo's server: {error}"))?;
+    emulator::demo::populate(emulator.store());
+    settings.client.base_url = emulator.base_url();
+    settings.client.api_key = Some("sk-demo".to_owned().into());
+    settings.vfs.cache_dir = state.path().join("cache");
+    settings.vfs.state_dir = state.path().join("state");
+    Ok(Demo { _emulator: emulator, _state: state })
+}
+
+/// Why the first call failed, and what to do about it.
+fn refusal(error: &vfs::Error, server: &str) -> String {
+    match error.api().map(|error| error.kind) {
+        Some(ErrorKind::Unauthorized) => {
+            format!("{server} refuses the API key: check OPENAI_API_KEY or --api-key-file ({error})")
+        }
+        Some(ErrorKind::Forbidden) => {
+            format!("{server} does not let this key list containers: check its permissions and project ({error})")
+        }
+        Some(ErrorKind::Unreachable) => {
+            format!("cannot reach {server}: check the network and OPENAI_BASE_URL ({error})")
+        }
+        Some(ErrorKind::Timeout) => format!("{server} does not answer: try again, or raise --timeout ({error})"),
+        Some(ErrorKind::NotFound | ErrorKind::Protocol) => {
+            format!("{server} is no Containers API: check OPENAI_BASE_URL, which ends in /v1 ({error})")
+        }
+        Some(_) => format!("{server}: {error}"),
+        None => error.to_string(),
+    }
+}
