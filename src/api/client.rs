@@ -114,7 +114,8 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| wrong(innermost(&error)))?;
-        let transport = Transport::new(http, config.timeout, config.max_connections, config.max_requests_per_minute);
+        let transport =
+            Transport::new(http, config.timeout, config.max_connections, config.max_requests_per_minute);
         let base_text = base.as_str().trim_end_matches('/').to_owned();
         let mut digest = Sha256::new();
         for part in [Some(&base_text), config.organization.as_ref(), config.project.as_ref()] {
@@ -155,7 +156,8 @@ impl Client {
     /// The server's; `may_have_happened` tells whether it may be there all the same.
     pub async fn create_container(&self, params: &CreateContainer) -> Result<Container> {
         let operation = "create container";
-        let json = serde_json::to_vec(params).map_err(|error| Error::new(ErrorKind::Config, operation, error))?;
+        let json =
+            serde_json::to_vec(params).map_err(|error| Error::new(ErrorKind::Config, operation, error))?;
         let url = self.url(operation, &["containers"], &())?;
         self.json(Call { operation, method: Method::POST, url, payload: Payload::Json(json.into()) }).await
     }
@@ -204,7 +206,13 @@ impl Client {
     pub async fn attach(&self, container: &ContainerId, file_id: &str) -> Result<File> {
         let url = self.url("attach", &["containers", container.as_str(), "files"], &())?;
         let json = serde_json::json!({ "file_id": file_id }).to_string();
-        self.json(Call { operation: "attach", method: Method::POST, url, payload: Payload::Json(json.into()) }).await
+        self.json(Call {
+            operation: "attach",
+            method: Method::POST,
+            url,
+            payload: Payload::Json(json.into()),
+        })
+        .await
     }
 
     /// One file.
@@ -212,7 +220,8 @@ impl Client {
     /// # Errors
     /// The server's; `FileNotFound` if it is unknown.
     pub async fn retrieve_file(&self, container: &ContainerId, file: &FileId) -> Result<File> {
-        let url = self.url("retrieve file", &["containers", container.as_str(), "files", file.as_str()], &())?;
+        let url =
+            self.url("retrieve file", &["containers", container.as_str(), "files", file.as_str()], &())?;
         self.get("retrieve file", url).await
     }
 
@@ -221,7 +230,8 @@ impl Client {
     /// # Errors
     /// The server's; `FileNotFound` if it is gone already.
     pub async fn delete_file(&self, container: &ContainerId, file: &FileId) -> Result<Deleted> {
-        let url = self.url("delete file", &["containers", container.as_str(), "files", file.as_str()], &())?;
+        let url =
+            self.url("delete file", &["containers", container.as_str(), "files", file.as_str()], &())?;
         self.delete("delete file", url).await
     }
 
@@ -229,7 +239,12 @@ impl Client {
     ///
     /// # Errors
     /// The server's, before the first byte.
-    pub async fn content(&self, container: &ContainerId, file: &FileId, from: Option<u64>) -> Result<Content> {
+    pub async fn content(
+        &self,
+        container: &ContainerId,
+        file: &FileId,
+        from: Option<u64>,
+    ) -> Result<Content> {
         let parts = ["containers", container.as_str(), "files", file.as_str(), "content"];
         let url = self.url("content", &parts, &())?;
         let call = Call { operation: "content", method: Method::GET, url, payload: Payload::Nothing };
@@ -242,7 +257,11 @@ impl Client {
     /// # Errors
     /// The server's.
     pub async fn all_containers(&self) -> Result<Vec<Container>> {
-        paging::walk("list containers", |params: ListParams| async move { self.list_containers(&params).await }).await
+        paging::walk(
+            "list containers",
+            |params: ListParams| async move { self.list_containers(&params).await },
+        )
+        .await
     }
 
     /// Every file of a container, newest first. A list of at most a hundred is one request.
@@ -250,7 +269,11 @@ impl Client {
     /// # Errors
     /// The server's.
     pub async fn all_files(&self, container: &ContainerId) -> Result<Vec<File>> {
-        paging::walk("list files", |params: ListParams| async move { self.list_files(container, &params).await }).await
+        paging::walk(
+            "list files",
+            |params: ListParams| async move { self.list_files(container, &params).await },
+        )
+        .await
     }
 
     pub(super) fn received(&self, bytes: u64) {
@@ -281,7 +304,8 @@ impl Client {
             } else {
                 format!("the reply is not the API's ({error}): check the base URL")
             };
-            Error::new(ErrorKind::Protocol, call.operation, message).maybe_happened(call.method == Method::POST)
+            Error::new(ErrorKind::Protocol, call.operation, message)
+                .maybe_happened(call.method == Method::POST)
         })
     }
 
@@ -315,7 +339,8 @@ fn wrong(message: impl fmt::Display) -> Error {
 
 /// Parses a base URL; also tells whether it is on this machine.
 fn base_url(text: &str, insecure_http: bool) -> Result<(Url, bool)> {
-    let url = Url::parse(text.trim()).map_err(|error| wrong(format!("the base URL {text:?} is not a URL: {error}")))?;
+    let url = Url::parse(text.trim())
+        .map_err(|error| wrong(format!("the base URL {text:?} is not a URL: {error}")))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("the base URL must not hold a user name or password"));
     }
@@ -338,7 +363,8 @@ fn base_url(text: &str, insecure_http: bool) -> Result<(Url, bool)> {
 fn headers(config: &ClientConfig) -> Result<HeaderMap> {
     let mut headers = constant_headers();
     let value = |name: &str, text: &str| {
-        HeaderValue::from_str(text).map_err(|_| wrong(format!("the value of {name} cannot be sent in a header")))
+        HeaderValue::from_str(text)
+            .map_err(|_| wrong(format!("the value of {name} cannot be sent in a header")))
     };
     for (name, text) in [("OpenAI-Organization", &config.organization), ("OpenAI-Project", &config.project)] {
         if let Some(text) = text {

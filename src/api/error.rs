@@ -215,7 +215,9 @@ fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool) -> bool {
 fn tame(text: &str) -> String {
     let mut tamed = String::with_capacity(text.len().min(MESSAGE_MAX));
     for c in text.chars().take(MESSAGE_MAX) {
-        if c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
             tamed.extend(c.escape_default());
         } else {
             tamed.push(c);

@@ -78,7 +78,9 @@ where
     match both_ends(newest, &list).await {
         Ok(Some(items)) => return Ok(items),
         Ok(None) => {}
-        Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::FileNotFound | ErrorKind::Protocol) => {
+        Err(error)
+            if matches!(error.kind, ErrorKind::Refused | ErrorKind::FileNotFound | ErrorKind::Protocol) =>
+        {
             tracing::debug!(%error, "walking the list from one end");
         }
         Err(error) => return Err(error),

@@ -44,7 +44,10 @@ mod tests {
         let now = httpdate::parse_http_date("Tue, 24 Nov 2026 12:00:00 GMT").unwrap();
         let wait = |pairs: &[(&'static str, &str)]| asked(&headers(pairs), now);
         assert_eq!(wait(&[]), None);
-        assert_eq!(wait(&[("retry-after", "2"), ("retry-after-ms", "150")]), Some(Duration::from_millis(150)));
+        assert_eq!(
+            wait(&[("retry-after", "2"), ("retry-after-ms", "150")]),
+            Some(Duration::from_millis(150))
+        );
         assert_eq!(wait(&[("retry-after", "1.5")]), Some(Duration::from_millis(1500)));
         assert_eq!(wait(&[("retry-after", "Tue, 24 Nov 2026 12:00:07 GMT")]), Some(Duration::from_secs(7)));
         assert_eq!(wait(&[("retry-after", "Tue, 24 Nov 2026 11:00:00 GMT")]), Some(Duration::ZERO));

@@ -70,7 +70,12 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(http: reqwest::Client, limit: Duration, max_connections: usize, per_minute: Option<u32>) -> Self {
+    pub(super) fn new(
+        http: reqwest::Client,
+        limit: Duration,
+        max_connections: usize,
+        per_minute: Option<u32>,
+    ) -> Self {
         let limiter = per_minute.and_then(std::num::NonZeroU32::new).map(|most| {
             let burst = std::num::NonZeroU32::new(most.get().div_ceil(10)).unwrap_or(most);
             RateLimiter::direct(Quota::per_minute(most).allow_burst(burst))
@@ -104,7 +109,9 @@ impl Transport {
         moved: Option<Arc<AtomicU64>>,
     ) -> std::result::Result<Bytes, Failure> {
         let response = match moved {
-            Some(moved) => self.while_it_moves(call, self.send(call, None, Some(moved.clone())), &moved).await?,
+            Some(moved) => {
+                self.while_it_moves(call, self.send(call, None, Some(moved.clone())), &moved).await?
+            }
             None => self.until(deadline, call, self.send(call, None, None)).await?,
         };
         match timeout(self.timeout, bounded(call, response, JSON_MAX)).await {
@@ -201,7 +208,8 @@ impl Transport {
         }
         let headers = response.headers().clone();
         let read = bounded(call, response, ERROR_MAX);
-        let body = timeout(self.timeout, read).await.ok().and_then(std::result::Result::ok).unwrap_or_default();
+        let body =
+            timeout(self.timeout, read).await.ok().and_then(std::result::Result::ok).unwrap_or_default();
         let error = Error::of_reply(call.operation, status, &headers, &body, call.posts());
         Err(Failure { error, asked: retry::asked(&headers, SystemTime::now()) })
     }
@@ -271,7 +279,8 @@ fn late(call: &Call) -> Failure {
 fn broken(call: &Call, error: &reqwest::Error) -> Error {
     let cause = innermost(error);
     if error.is_connect() {
-        return Error::new(ErrorKind::Unreachable, call.operation, format!("cannot connect: {cause}")).retrying(true);
+        return Error::new(ErrorKind::Unreachable, call.operation, format!("cannot connect: {cause}"))
+            .retrying(true);
     }
     if error.is_builder() {
         return Error::new(ErrorKind::Config, call.operation, cause);

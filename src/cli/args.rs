@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Mount OpenAI containers as ordinary directories.
 #[derive(Debug, Parser)]
 #[command(name = "containerfs", version, about, max_term_width = 100, args_override_self = true)]
-#[command(after_help = "Also: `containerfs SOURCE MOUNTPOINT -o OPTIONS`, as mount(8) and /etc/fstab call it; SOURCE is \
-                        a container's name or id, or `containerfs` for all of them.")]
+#[command(
+    after_help = "Also: `containerfs SOURCE MOUNTPOINT -o OPTIONS`, as mount(8) and /etc/fstab call it; SOURCE is \
+                        a container's name or id, or `containerfs` for all of them."
+)]
 pub struct Cli {
     /// What everything shares.
     #[command(flatten)]
@@ -44,7 +46,13 @@ pub struct Common {
     #[arg(long, global = true, env = "CONTAINERFS_LOG_LEVEL", default_value = "warn", value_name = "LEVEL")]
     pub log_level: String,
     /// How to log.
-    #[arg(long, global = true, env = "CONTAINERFS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "CONTAINERFS_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     pub log_format: LogFormat,
     /// TOML file of flags by their long names [default: ~/.config/containerfs/config.toml, if there].
     #[arg(long, global = true, env = "CONTAINERFS_CONFIG", value_name = "FILE")]
@@ -231,7 +239,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     let bare: Option<f64> = text.parse().ok();
     match bare {
         Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        None => humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 5s, 2min or 500ms")),
+        None => {
+            humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 5s, 2min or 500ms"))
+        }
     }
 }
 
@@ -263,8 +273,19 @@ mod tests {
     #[test]
     fn values_are_read_as_people_write_them() {
         let cli = Cli::try_parse_from([
-            "containerfs", "mount", "/mnt", "--ttl", "500ms", "--timeout", "2", "--umask", "027", "--cache-size", "1MiB",
-            "--network-policy", "disabled",
+            "containerfs",
+            "mount",
+            "/mnt",
+            "--ttl",
+            "500ms",
+            "--timeout",
+            "2",
+            "--umask",
+            "027",
+            "--cache-size",
+            "1MiB",
+            "--network-policy",
+            "disabled",
         ])
         .unwrap();
         let Command::Mount(mount) = cli.command else { panic!() };

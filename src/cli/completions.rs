@@ -10,7 +10,7 @@ use crate::cli::output;
 ///
 /// # Errors
 /// Stdout's.
-pub fn completions(args: &Completions) -> Result<()> {
+pub(super) fn completions(args: &Completions) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "containerfs", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;
@@ -21,7 +21,7 @@ pub fn completions(args: &Completions) -> Result<()> {
 ///
 /// # Errors
 /// Stdout's.
-pub fn man() -> Result<()> {
+pub(super) fn man() -> Result<()> {
     let mut command = Cli::command();
     command.build();
     let mut page = Vec::new();

@@ -15,7 +15,7 @@ use crate::emulator::{Config, Emulator, Profile, demo};
 ///
 /// # Errors
 /// The address is taken, or the data directory cannot be used.
-pub fn emulator(args: &args::Emulator, common: &Common, key: Option<String>) -> Result<ExitCode> {
+pub(super) fn emulator(args: &args::Emulator, common: &Common, key: Option<String>) -> Result<ExitCode> {
     logging::start(&common.log_level, common.log_format == args::LogFormat::Json, None)?;
     let mut config = Config::new(match args.profile {
         args::Profile::Openai => Profile::Openai,

@@ -2,7 +2,7 @@
 
 /// An exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitCode {
+pub(super) enum ExitCode {
     /// All is well.
     Success,
     /// It failed, and a sentence on stderr says why.

@@ -13,7 +13,7 @@ use crate::cli::args::Common;
 ///
 /// # Errors
 /// There is none, or its file cannot be read.
-pub fn resolve(common: &Common) -> Result<SecretString> {
+pub(super) fn resolve(common: &Common) -> Result<SecretString> {
     let given = match (&common.api_key_file, &common.api_key) {
         (Some(file), _) => from_file(file)?,
         (None, Some(key)) => key.trim().to_owned(),
@@ -29,7 +29,8 @@ pub fn resolve(common: &Common) -> Result<SecretString> {
 }
 
 fn from_file(file: &Path) -> Result<String> {
-    let key = fs::read_to_string(file).with_context(|| format!("cannot read the API key from {}", file.display()))?;
+    let key = fs::read_to_string(file)
+        .with_context(|| format!("cannot read the API key from {}", file.display()))?;
     let mode = fs::metadata(file)?.permissions().mode();
     if mode & 0o077 != 0 {
         eprintln!("containerfs: warning: others can read {}: `chmod 600` it", file.display());

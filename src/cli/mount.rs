@@ -23,7 +23,7 @@ const LIFE_MAX: u64 = 20;
 ///
 /// # Errors
 /// A sentence that says what to do.
-pub fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
+pub(super) fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
     let Some(mountpoint) = &args.mountpoint else { return list_mounts() };
     let mountpoint = usable(mountpoint, args.demo)?;
     check_fuse(args.allow_other)?;
@@ -40,8 +40,9 @@ pub fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
             Err(message) => bail!(message),
         },
         Role::Child(reporter) => {
-            let started = crate::content::cache::private_dir(&state_dir)
-                .and_then(|()| logging::start(&common.log_level, json, Some(&state_dir.join("containerfs.log"))));
+            let started = crate::content::cache::private_dir(&state_dir).and_then(|()| {
+                logging::start(&common.log_level, json, Some(&state_dir.join("containerfs.log")))
+            });
             if let Err(error) = started {
                 reporter.failed(&format!("cannot log to {}: {error}", state_dir.display()));
                 return Ok(ExitCode::Failed);
@@ -76,7 +77,9 @@ fn list_mounts() -> Result<ExitCode> {
 /// The canonical mountpoint: an empty directory on which nothing of ours is mounted.
 fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
     let shown = mountpoint.display();
-    if mounts::clear_stale(mountpoint).with_context(|| format!("{shown} is a dead mount that cannot be cleared"))? {
+    if mounts::clear_stale(mountpoint)
+        .with_context(|| format!("{shown} is a dead mount that cannot be cleared"))?
+    {
         eprintln!("containerfs: cleared the dead mount that was left at {shown}");
     }
     match fs::metadata(mountpoint) {
@@ -90,7 +93,8 @@ fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
         }
         Err(error) => return Err(error).with_context(|| format!("cannot use the mountpoint {shown}")),
     }
-    let canonical = mountpoint.canonicalize().with_context(|| format!("cannot use the mountpoint {shown}"))?;
+    let canonical =
+        mountpoint.canonicalize().with_context(|| format!("cannot use the mountpoint {shown}"))?;
     if mounts::topmost_at(&canonical)?.is_some_and(|entry| entry.is_ours()) {
         bail!("{shown} is a containerfs mount already: `containerfs unmount {shown}` ends it");
     }
@@ -118,7 +122,9 @@ fn check_fuse(allow_other: bool) -> Result<()> {
     if !std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()) {
         bail!("fusermount3 is missing, which mounts for users other than root: `apt install fuse3`");
     }
-    let allowed = || fs::read_to_string("/etc/fuse.conf").is_ok_and(|c| c.lines().any(|l| l.trim() == "user_allow_other"));
+    let allowed = || {
+        fs::read_to_string("/etc/fuse.conf").is_ok_and(|c| c.lines().any(|l| l.trim() == "user_allow_other"))
+    };
     if allow_other && !allowed() {
         bail!("--allow-other needs the line `user_allow_other` in /etc/fuse.conf");
     }
@@ -143,7 +149,8 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         client.base_url = base_url;
     }
     let expires_after_minutes = args.expires_after.map(minutes).transpose()?;
-    let source = args.source.clone().or_else(|| args.container.clone()).unwrap_or_else(|| "containerfs".to_owned());
+    let source =
+        args.source.clone().or_else(|| args.container.clone()).unwrap_or_else(|| "containerfs".to_owned());
     let vfs = vfs::Config {
         ttl: args.ttl,
         content_ttl: args.content_ttl,
@@ -181,7 +188,9 @@ fn filled(value: &Option<String>) -> Option<String> {
 fn minutes(life: std::time::Duration) -> Result<i64> {
     let minutes = life.as_secs().div_ceil(60);
     if !(1..=LIFE_MAX).contains(&minutes) {
-        bail!("--expires-after is 1 to {LIFE_MAX} minutes: the service keeps no container longer without use");
+        bail!(
+            "--expires-after is 1 to {LIFE_MAX} minutes: the service keeps no container longer without use"
+        );
     }
     Ok(i64::try_from(minutes)?)
 }
@@ -197,7 +206,8 @@ fn directory(given: &Option<PathBuf>, default: impl Fn(&dyn Home) -> PathBuf) ->
     let directory = match given {
         Some(given) => given.clone(),
         None => {
-            let home = etcetera::choose_base_strategy().context("no home directory: name --cache-dir and --state-dir")?;
+            let home = etcetera::choose_base_strategy()
+                .context("no home directory: name --cache-dir and --state-dir")?;
             default(&home).join("containerfs")
         }
     };

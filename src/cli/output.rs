@@ -6,10 +6,11 @@ use std::io::{self, Write as _};
 use crate::vfs::Left;
 
 /// Makes a text from outside safe for a terminal: control characters and those that reorder text are escaped.
-pub fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let reorders =
+            matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if c.is_control() || reorders {
             let _ = write!(safe, "{}", c.escape_default());
         } else {
@@ -20,7 +21,7 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// The same, line by line.
-pub fn escaped_lines(text: &str) -> String {
+pub(super) fn escaped_lines(text: &str) -> String {
     text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
@@ -28,7 +29,7 @@ pub fn escaped_lines(text: &str) -> String {
 ///
 /// # Errors
 /// Whatever else stdout says.
-pub fn line(text: &str) -> io::Result<()> {
+pub(super) fn line(text: &str) -> io::Result<()> {
     print(&format!("{text}\n"))
 }
 
@@ -36,7 +37,7 @@ pub fn line(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// Whatever stdout says, a broken pipe apart.
-pub fn print(text: &str) -> io::Result<()> {
+pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -45,7 +46,7 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 /// Names on stderr what is not on the server.
-pub fn tell_left(left: &[Left]) {
+pub(super) fn tell_left(left: &[Left]) {
     eprintln!("containerfs: not on the server, and kept for the next mount:");
     for item in left {
         eprintln!("  {}: {}", escaped(&item.name), escaped(&item.reason));

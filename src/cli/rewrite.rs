@@ -11,13 +11,37 @@ use crate::cli::args::Cli;
 
 /// Options of mount(8) itself, which reach us and mean nothing here.
 const OF_MOUNT: [&str; 27] = [
-    "defaults", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "auto", "noauto", "user", "nouser", "users",
-    "owner", "group", "nofail", "_netdev", "atime", "noatime", "relatime", "norelatime", "strictatime", "diratime",
-    "nodiratime", "sync", "async", "noiversion",
+    "defaults",
+    "rw",
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
+    "exec",
+    "noexec",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "diratime",
+    "nodiratime",
+    "sync",
+    "async",
+    "noiversion",
 ];
 
 /// Turns `containerfs SOURCE MOUNTPOINT -o …` into `containerfs mount …`, and every `-o` into flags.
-pub fn command_line(typed: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn command_line(typed: Vec<OsString>) -> Vec<OsString> {
     let mut args = typed.into_iter();
     let program = args.next().unwrap_or_else(|| "containerfs".into());
     let rest = as_mount(args.collect());
@@ -43,7 +67,8 @@ fn as_mount(args: Vec<OsString>) -> Vec<OsString> {
     let mut at = 0;
     while let Some(arg) = args.get(at) {
         let text = arg.to_string_lossy();
-        let takes_value = text == "-o" || (text.starts_with("--") && !text.contains('=') && wants_value(&command, &text));
+        let takes_value =
+            text == "-o" || (text.starts_with("--") && !text.contains('=') && wants_value(&command, &text));
         if !text.starts_with('-') || text == "-" {
             places.push(at);
         }
@@ -78,7 +103,8 @@ fn find<'a>(command: &'a clap::Command, long: &str) -> Option<&'a Arg> {
 fn flags_of(options: &str) -> Vec<OsString> {
     let mut flags = Vec::new();
     for option in options.split(',').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let (name, value) =
+            option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
         if OF_MOUNT.contains(&name) || name.starts_with("x-") || name.starts_with("comment") {
             continue;
         }
@@ -96,7 +122,7 @@ fn flags_of(options: &str) -> Vec<OsString> {
 ///
 /// # Errors
 /// The file cannot be read or is not TOML, has an unknown flag, or lacks the profile.
-pub fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
+pub(super) fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
     let named = value_of(&meant, "--config").or_else(|| from_env("CONTAINERFS_CONFIG"));
     let profile = value_of(&meant, "--config-profile").or_else(|| from_env("CONTAINERFS_CONFIG_PROFILE"));
     let file = match (&named, default_file()) {
@@ -114,10 +140,12 @@ pub fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
 
 fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString> {
     let command = Cli::command();
-    let Some(at) = meant.iter().position(|arg| command.get_subcommands().any(|sub| sub.get_name() == arg)) else {
+    let Some(at) = meant.iter().position(|arg| command.get_subcommands().any(|sub| sub.get_name() == arg))
+    else {
         return meant;
     };
-    let of = |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
+    let of =
+        |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
     let sub = command.get_subcommands().find(|sub| sub.get_name() == meant[at]);
     let accepted = |long: &str| of(&command, long) || sub.is_some_and(|sub| of(sub, long));
     let ours = flags.into_iter().filter(|(long, _)| accepted(long)).map(|(_, flag)| flag);
@@ -167,17 +195,23 @@ fn flag(name: &str, value: &toml::Value) -> Result<Vec<OsString>> {
 }
 
 fn nearest(command: &clap::Command, name: &str) -> String {
-    let all = std::iter::once(command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+    let all =
+        std::iter::once(command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
     let longs: BTreeSet<&str> = all.filter_map(Arg::get_long).collect();
     let wanted = name.replace('_', "-");
-    let alike = longs.iter().find(|long| **long == wanted || long.starts_with(&wanted) || wanted.starts_with(**long));
+    let alike =
+        longs.iter().find(|long| **long == wanted || long.starts_with(&wanted) || wanted.starts_with(**long));
     alike.map(|long| format!("; --{long} is meant?")).unwrap_or_default()
 }
 
 fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
     let with_equals = format!("{flag}=");
     args.iter().enumerate().find_map(|(at, arg)| {
-        if arg == flag { args.get(at + 1).cloned() } else { arg.to_str()?.strip_prefix(&with_equals).map(OsString::from) }
+        if arg == flag {
+            args.get(at + 1).cloned()
+        } else {
+            arg.to_str()?.strip_prefix(&with_equals).map(OsString::from)
+        }
     })
 }
 
@@ -209,15 +243,23 @@ mod tests {
             meant("containerfs -o ro,x-systemd.automount report /mnt -n"),
             "containerfs mount --container report --source report /mnt --read-only"
         );
-        assert_eq!(meant("containerfs --base-url http://a report /mnt").split(' ').next_back(), Some("http://a"));
+        assert_eq!(
+            meant("containerfs --base-url http://a report /mnt").split(' ').next_back(),
+            Some("http://a")
+        );
     }
 
     #[test]
     fn commands_stay_what_they_are() {
-        for typed in ["containerfs unmount /mnt", "containerfs status", "containerfs help mount", "containerfs --help"] {
+        for typed in
+            ["containerfs unmount /mnt", "containerfs status", "containerfs help mount", "containerfs --help"]
+        {
             assert_eq!(meant(typed), typed);
         }
-        assert_eq!(meant("containerfs mount -o uid=5,nonsense /mnt"), "containerfs mount --uid=5 --nonsense /mnt");
+        assert_eq!(
+            meant("containerfs mount -o uid=5,nonsense /mnt"),
+            "containerfs mount --uid=5 --nonsense /mnt"
+        );
     }
 
     #[test]
@@ -225,12 +267,15 @@ mod tests {
         let table: toml::Table =
             "ttl = '9s'\nread-only = true\n[profile.work]\nttl = '2s'\nmax-connections = 4".parse().unwrap();
         let flags = file_flags(&table, Some("work")).unwrap();
-        let args = insert(vec!["containerfs".into(), "mount".into(), "/mnt".into(), "--ttl=1s".into()], flags);
+        let args =
+            insert(vec!["containerfs".into(), "mount".into(), "/mnt".into(), "--ttl=1s".into()], flags);
         let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let expected = "containerfs mount --read-only --ttl=9s --max-connections=4 --ttl=2s /mnt --ttl=1s";
         assert_eq!(args.join(" "), expected);
         use clap::Parser;
-        let crate::cli::args::Command::Mount(mount) = Cli::try_parse_from(args).unwrap().command else { panic!() };
+        let crate::cli::args::Command::Mount(mount) = Cli::try_parse_from(args).unwrap().command else {
+            panic!()
+        };
         assert_eq!(mount.ttl.as_secs(), 1);
         assert!(mount.read_only);
     }

@@ -14,7 +14,7 @@ use crate::fuse::mounts::{self, Entry};
 ///
 /// # Errors
 /// The one that was named is none, or does not answer.
-pub fn status(args: &Status) -> Result<ExitCode> {
+pub(super) fn status(args: &Status) -> Result<ExitCode> {
     let mut entries: Vec<Entry> = mounts::all()?.into_iter().filter(Entry::is_ours).collect();
     if let Some(wanted) = &args.mountpoint {
         let at = mounts::absolute(wanted)?;
@@ -38,7 +38,9 @@ pub fn status(args: &Status) -> Result<ExitCode> {
 fn ask(entry: &Entry) -> Value {
     let answer = Connection::ask(entry.device, Question::Status).and_then(|mut connection| connection.line());
     let mut told = match answer {
-        Ok(Some(line)) => serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" })),
+        Ok(Some(line)) => {
+            serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" }))
+        }
         Ok(None) => json!({ "error": "it does not answer" }),
         Err(error) => json!({ "error": format!("it does not answer: {error}") }),
     };
@@ -71,7 +73,9 @@ fn table(told: &[Value]) -> String {
             indicatif::HumanBytes(bytes("/cache/memory_bytes"))
         );
         table.add_row(["cache".to_owned(), cache]);
-        for (operation, of) in mount.pointer("/requests/operations").and_then(Value::as_object).into_iter().flatten() {
+        for (operation, of) in
+            mount.pointer("/requests/operations").and_then(Value::as_object).into_iter().flatten()
+        {
             let line = format!(
                 "{} requests, {} failed, p50 {} ms, p95 {} ms",
                 of["requests"], of["errors"], of["p50_ms"], of["p95_ms"]
@@ -80,7 +84,9 @@ fn table(told: &[Value]) -> String {
         }
         for (name, pointer) in [("pending", "/pending"), ("error", "/errors")] {
             for item in mount.pointer(pointer).and_then(Value::as_array).into_iter().flatten() {
-                let part = |field: &str| output::escaped(item.get(field).and_then(Value::as_str).unwrap_or_default());
+                let part = |field: &str| {
+                    output::escaped(item.get(field).and_then(Value::as_str).unwrap_or_default())
+                };
                 let line = if name == "pending" {
                     format!("{}: {}", part("name"), part("reason"))
                 } else {

@@ -24,10 +24,14 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Nothing of ours is mounted there, or it cannot be unmounted.
-pub fn unmount(args: &Unmount) -> Result<ExitCode> {
+pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     let shown = args.mountpoint.display();
-    if mounts::clear_stale(&args.mountpoint).with_context(|| format!("cannot clear the dead mount at {shown}"))? {
-        eprintln!("containerfs: the mount at {shown} was dead; what it had not uploaded is sent by the next mount");
+    if mounts::clear_stale(&args.mountpoint)
+        .with_context(|| format!("cannot clear the dead mount at {shown}"))?
+    {
+        eprintln!(
+            "containerfs: the mount at {shown} was dead; what it had not uploaded is sent by the next mount"
+        );
         return Ok(ExitCode::Success);
     }
     let at = mounts::absolute(&args.mountpoint).with_context(|| format!("{shown} does not exist"))?;
@@ -58,7 +62,9 @@ fn drained(mut connection: Connection, at: &Path) -> Result<ExitCode> {
     }
     display.finish();
     let Some(left) = left else {
-        bail!("the mount ended without saying what is left: the next mount sends what it finds in the state directory")
+        bail!(
+            "the mount ended without saying what is left: the next mount sends what it finds in the state directory"
+        )
     };
     wait_until_gone(at)?;
     report(&left)
@@ -108,7 +114,8 @@ impl Display {
         let files = format!("{}/{} files", self.most.files_left - now.files_left, self.most.files_left);
         if io::stderr().is_terminal() {
             let bar = self.bar.get_or_insert_with(|| {
-                let style = ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {msg} {eta} left");
+                let style =
+                    ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {msg} {eta} left");
                 ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             });
             bar.set_length(self.most.bytes_left);

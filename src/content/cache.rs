@@ -109,7 +109,7 @@ impl Cache {
         let lock = File::create(volatile.path().join("lock"))?;
         let mut held = fd_lock::RwLock::new(lock.try_clone()?);
         // The lock belongs to the open file description, which `lock` shares, and is held until the mount ends.
-        std::mem::ManuallyDrop::new(held.try_write()?);
+        let _held = std::mem::ManuallyDrop::new(held.try_write()?);
         let mut shelves = Shelves {
             disk: LruCache::unbounded(),
             disk_bytes: 0,
@@ -269,7 +269,9 @@ impl Cache {
 
     fn shelve(&self, key: &Key, path: PathBuf, len: u64, small: Option<Bytes>) {
         let mut shelves = self.shelves();
-        if let Some(old) = shelves.disk.put(key.hash.clone(), Entry { path: path.clone(), len, verified: true }) {
+        if let Some(old) =
+            shelves.disk.put(key.hash.clone(), Entry { path: path.clone(), len, verified: true })
+        {
             shelves.disk_bytes -= old.len;
             if old.path != path {
                 let _ = fs::remove_file(old.path);
@@ -353,7 +355,8 @@ fn clear_dead_mounts(dir: &Path) {
         if !item.file_name().to_string_lossy().starts_with("mount-") {
             continue;
         }
-        let Ok(lock) = fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(item.path().join("lock"))
+        let Ok(lock) =
+            fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(item.path().join("lock"))
         else {
             continue;
         };

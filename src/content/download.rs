@@ -105,7 +105,8 @@ impl Body {
             Source::Disk(file, len) => Some(read_at(file, offset, clip(offset, size, *len))),
             Source::Flight(flight) => {
                 let progress = flight.progress.borrow().clone();
-                let end = progress.total.map_or(offset + size as u64, |total| total.min(offset + size as u64));
+                let end =
+                    progress.total.map_or(offset + size as u64, |total| total.min(offset + size as u64));
                 if progress.written >= end || matches!(progress.ended, Some(Ok(()))) {
                     return Some(flight.read(offset, clip(offset, size, progress.written)));
                 }
@@ -238,7 +239,8 @@ impl Downloads {
         if let Some(flight) = flights.get(&key) {
             return Self::board(flight);
         }
-        let temporary = self.cache.temporary(&key).inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
+        let temporary =
+            self.cache.temporary(&key).inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
         let reader = temporary.as_ref().and_then(|file| file.as_file().try_clone().ok());
         let temporary = temporary.filter(|_| reader.is_some());
         let flight = Arc::new(Flight {
@@ -326,8 +328,12 @@ impl Task {
         };
         if outcome.is_ok()
             && let Some(temporary) = self.temporary.take()
-            && let Err(error) =
-                self.downloads.cache.adopt(&self.key, temporary, self.written, &self.digest.clone().finalize())
+            && let Err(error) = self.downloads.cache.adopt(
+                &self.key,
+                temporary,
+                self.written,
+                &self.digest.clone().finalize(),
+            )
         {
             tracing::warn!(%error, "a download was not kept in the cache");
         }
@@ -356,7 +362,9 @@ impl Task {
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
             skip -= known as u64;
             self.keep(&chunk[known..]);
-            let left = content.length.map_or(u64::MAX, |length| (content.start + length).saturating_sub(self.written));
+            let left = content
+                .length
+                .map_or(u64::MAX, |length| (content.start + length).saturating_sub(self.written));
             if self.flight.readers.load(Ordering::Acquire) == 0
                 && left > WORTH_FINISHING
                 && self.downloads.abandon(&self.key, &self.flight)

@@ -204,6 +204,9 @@ mod tests {
         assert_eq!(text, r#"{"ask":"unmount","timeout_seconds":1.5,"force":false}"#);
         assert_eq!(serde_json::from_str::<Question>(&text).unwrap(), question);
         let answer = Answer::Progress(Progress { files_left: 2, bytes_left: 9 });
-        assert_eq!(serde_json::to_string(&answer).unwrap(), r#"{"progress":{"files_left":2,"bytes_left":9}}"#);
+        assert_eq!(
+            serde_json::to_string(&answer).unwrap(),
+            r#"{"progress":{"files_left":2,"bytes_left":9}}"#
+        );
     }
 }

@@ -16,14 +16,16 @@ const LOG_MAX: u64 = 10 << 20;
 /// # Errors
 /// The filter makes no sense, or the file cannot be opened.
 pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let filter =
+        EnvFilter::try_new(filter).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let (writer, colours) = match file {
         None => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal() && no_color_unset()),
         Some(path) => {
             let long = std::fs::metadata(path).is_ok_and(|log| log.len() > LOG_MAX);
             let mut options = OpenOptions::new();
             options.create(true).mode(0o600);
-            let file = if long { options.write(true).truncate(true) } else { options.append(true) }.open(path)?;
+            let file =
+                if long { options.write(true).truncate(true) } else { options.append(true) }.open(path)?;
             (BoxMakeWriter::new(file), false)
         }
     };

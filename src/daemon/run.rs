@@ -81,7 +81,8 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
         .map_err(|error| format!("cannot mount on {}: {error}", settings.mountpoint.display()))?;
     let (asked, unmounts) = mpsc::unbounded_channel();
     let socket = control::listen(session.device(), vfs.clone(), asked);
-    let socket = socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
+    let socket =
+        socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;
     Ok(Mounted { vfs, session, signals, unmounts, drain_timeout, _socket: socket.ok(), _demo: demo })
 }
@@ -139,12 +140,16 @@ fn refusal(error: &vfs::Error, server: &str) -> String {
             format!("{server} refuses the API key: check OPENAI_API_KEY or --api-key-file ({error})")
         }
         Some(ErrorKind::Forbidden) => {
-            format!("{server} does not let this key list containers: check its permissions and project ({error})")
+            format!(
+                "{server} does not let this key list containers: check its permissions and project ({error})"
+            )
         }
         Some(ErrorKind::Unreachable) => {
             format!("cannot reach {server}: check the network and OPENAI_BASE_URL ({error})")
         }
-        Some(ErrorKind::Timeout) => format!("{server} does not answer: try again, or raise --timeout ({error})"),
+        Some(ErrorKind::Timeout) => {
+            format!("{server} does not answer: try again, or raise --timeout ({error})")
+        }
         Some(ErrorKind::NotFound | ErrorKind::Protocol) => {
             format!("{server} is no Containers API: check OPENAI_BASE_URL, which ends in /v1 ({error})")
         }

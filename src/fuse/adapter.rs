@@ -89,11 +89,15 @@ impl Filesystem for Adapter {
         // Without ATOMIC_O_TRUNC an open with O_TRUNC sends a SETATTR that looks like truncate(2), a save of its own.
         let required = InitFlags::FUSE_ATOMIC_O_TRUNC;
         if config.add_capabilities(required).is_err() {
-            return Err(io::Error::other("this kernel's FUSE is too old: it cannot open and truncate in one step"));
+            return Err(io::Error::other(
+                "this kernel's FUSE is too old: it cannot open and truncate in one step",
+            ));
         }
-        for wanted in
-            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]
-        {
+        for wanted in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ] {
             let _ = config.add_capabilities(wanted);
         }
         let _ = config.set_max_write(MAX_WRITE);
@@ -184,7 +188,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
         tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "mkdir");
         let (parent, name) = (ino(parent), name.to_owned());
         later!(self, vfs => answer!(vfs, "mkdir", reply, vfs.mkdir(parent, &name).await, entry => shown(&entry, reply)));
@@ -290,7 +302,14 @@ impl Filesystem for Adapter {
             written => reply.written(written)));
     }
 
-    fn flush(&self, req: &Request, of: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         tracing::trace!(ino = of.0, pid = req.pid(), "flush");
         if self.vfs.has_nothing_to_flush(handle.0) {
             return reply.ok();
@@ -326,7 +345,14 @@ impl Filesystem for Adapter {
             handle => reply.opened(FileHandle(handle), FopenFlags::empty()));
     }
 
-    fn readdir(&self, _req: &Request, _of: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _req: &Request,
+        _of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         fn add(reply: &mut ReplyDirectory, entry: &crate::vfs::DirEntry) -> bool {
             let attr = &entry.entry.attr;
             !reply.add(INodeNo(attr.ino.0), entry.next, convert::kind(attr.kind), &*entry.name)
@@ -343,7 +369,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, _of: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         fn add(reply: &mut ReplyDirectoryPlus, entry: &crate::vfs::DirEntry) -> bool {
             let attr = attributes(&entry.entry.attr);
             !reply.add(attr.ino, entry.next, &*entry.name, &entry.entry.ttl, &attr, GENERATION)
@@ -360,12 +393,26 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _of: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _of: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.vfs.releasedir(handle.0);
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _of: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _of: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
     }
 

@@ -1,11 +1,17 @@
 //! A mounted session: from `mount(2)` to the end of the connection.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use fuser::{Config, MountOption, SessionACL};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::{getgid, getuid};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -40,24 +46,13 @@ pub struct Session {
 /// # Errors
 /// The kernel's: no `/dev/fuse`, no permission, a kernel that is too old.
 pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Handle) -> io::Result<Session> {
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("containerfs".to_owned()),
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoAtime,
-        MountOption::DefaultPermissions,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    if options.allow_other {
-        config.acl = SessionACL::All;
-    }
-    config.n_threads = Some(READER_THREADS);
-    config.clone_fd = true;
-    let session = fuser::Session::new(Adapter::new(vfs.clone(), runtime), mountpoint, &config)?;
+    let adapter = Adapter::new(vfs.clone(), runtime);
+    let session = match by_kernel(mountpoint, options) {
+        Ok(connection) => fuser::Session::from_fd(adapter, connection, acl(options), config(options))
+            .inspect_err(|_| drop(mounts::unmount(mountpoint, true)))?,
+        Err(Errno::EPERM) => fuser::Session::new(adapter, mountpoint, &config(options))?,
+        Err(errno) => return Err(errno.into()),
+    };
     // Read from the kernel's table: a stat would ask the filesystem that nobody answers for yet.
     let entry = mounts::topmost_at(mountpoint)?.filter(mounts::Entry::is_ours);
     let entry = entry.ok_or_else(|| io::Error::other("the mount is gone already"))?;
@@ -73,6 +68,57 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
         let _ = tell.send(true);
     })?;
     Ok(Session { mountpoint: mountpoint.to_owned(), device: entry.device, ended })
+}
+
+/// Mounts without help, which takes root. `fuser` would give the mount a type that nobody knows it by, and unmount
+/// whatever lies at the path by then.
+fn by_kernel(mountpoint: &Path, options: &Options) -> nix::Result<OwnedFd> {
+    let connection = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        connection.as_raw_fd(),
+        getuid(),
+        getgid()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    if options.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    nix::mount::mount(
+        Some(options.source.as_str()),
+        mountpoint,
+        Some(mounts::FSTYPE),
+        flags,
+        Some(data.as_str()),
+    )?;
+    Ok(connection)
+}
+
+fn acl(options: &Options) -> SessionACL {
+    if options.allow_other { SessionACL::All } else { SessionACL::Owner }
+}
+
+/// The same for `fusermount3`, which mounts for everyone else.
+fn config(options: &Options) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.source.clone()),
+        MountOption::Subtype("containerfs".to_owned()),
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoAtime,
+        MountOption::DefaultPermissions,
+    ];
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    config.acl = acl(options);
+    config.n_threads = Some(READER_THREADS);
+    config.clone_fd = true;
+    config
 }
 
 impl Session {

@@ -10,14 +10,19 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::vfs::Invalidation;
 
 /// Passes invalidations on until the filesystem ends.
-pub(super) fn spawn(notifier: Notifier, mut invalidations: UnboundedReceiver<Invalidation>) -> std::io::Result<()> {
+pub(super) fn spawn(
+    notifier: Notifier,
+    mut invalidations: UnboundedReceiver<Invalidation>,
+) -> std::io::Result<()> {
     thread::Builder::new()
         .name("invalidation".to_owned())
         .spawn(move || {
             while let Some(invalidation) = invalidations.blocking_recv() {
                 // What the kernel doesn't know it need not forget: ENOENT is the usual answer.
                 let _ = match &invalidation {
-                    Invalidation::Entry(parent, name) => notifier.inval_entry(INodeNo(parent.0), OsStr::new(&**name)),
+                    Invalidation::Entry(parent, name) => {
+                        notifier.inval_entry(INodeNo(parent.0), OsStr::new(&**name))
+                    }
                     Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
                 };
             }

@@ -130,8 +130,7 @@ impl Staging {
     pub fn write_meta(&self, meta: &Meta, durable: bool) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(meta)?;
         let temporary = self.dir.join(".meta.json");
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all_at(&text, 0)?;
         if durable {
             file.sync_data()?;

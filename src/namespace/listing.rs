@@ -62,7 +62,9 @@ pub fn apply_containers(tree: &mut Tree, containers: Vec<Container>, started: In
 
     let mut newcomers = Vec::new();
     for container in live {
-        if let Some(node) = tree.containers.get(&container.id).copied().and_then(|ino| tree.container_mut(ino)) {
+        if let Some(node) =
+            tree.containers.get(&container.id).copied().and_then(|ino| tree.container_mut(ino))
+        {
             node.container = container.clone();
         } else {
             newcomers.push(container);
@@ -71,9 +73,8 @@ pub fn apply_containers(tree: &mut Tree, containers: Vec<Container>, started: In
     let mut named: BTreeMap<String, &Container> = BTreeMap::new();
     for container in newcomers {
         let bare = names::safe_component(&container.name, &container.name);
-        let free = |name: &str| {
-            tree.child(ROOT, name).is_none() && !named.contains_key(name) && !ids.contains(name)
-        };
+        let free =
+            |name: &str| tree.child(ROOT, name).is_none() && !named.contains_key(name) && !ids.contains(name);
         let name = if free(&bare) { bare } else { made_up(&bare, container.id.as_str(), free) };
         named.insert(name, container);
     }
@@ -280,7 +281,8 @@ fn settle_directories(
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = tree.directory(container, parent);
         if let Some(file) = tree.child(parent, name).filter(|ino| tree.file(*ino).is_some()) {
-            let aside = made_up(name, &format!("{path}#{}", file.0), |name| tree.child(parent, name).is_none());
+            let aside =
+                made_up(name, &format!("{path}#{}", file.0), |name| tree.child(parent, name).is_none());
             tree.rename(file, parent, &aside);
         }
         tree.directory(container, path);

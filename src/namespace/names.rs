@@ -42,7 +42,8 @@ pub fn creatable(name: &std::ffi::OsStr) -> Result<&str, BadName> {
 
 /// The components under which a file is shown below its container.
 pub fn shown_path(file: &File) -> Vec<String> {
-    let rest = file.path.strip_prefix(DATA_DIR).unwrap_or_else(|| file.path.strip_prefix('/').unwrap_or(&file.path));
+    let rest =
+        file.path.strip_prefix(DATA_DIR).unwrap_or_else(|| file.path.strip_prefix('/').unwrap_or(&file.path));
     let rest = if file.source == "user" { without_prefix(rest) } else { rest.to_owned() };
     if file.source == "user"
         && let Some(parts) = decoded_slashes(&rest)
@@ -67,8 +68,7 @@ pub fn safe_component(part: &str, origin: &str) -> String {
     digest.update([0]);
     digest.update(part.as_bytes());
     let tag = hex::encode(&digest.finalize()[..4]);
-    let cleaned: String =
-        part.chars().map(|c| if c == '/' || is_control(c) { '_' } else { c }).collect();
+    let cleaned: String = part.chars().map(|c| if c == '/' || is_control(c) { '_' } else { c }).collect();
     let cleaned = match cleaned.as_str() {
         "" | "." | ".." => "_".repeat(cleaned.len().max(1)),
         _ => cleaned,
@@ -211,8 +211,20 @@ mod tests {
     #[test]
     fn hostile_names_are_safe_distinct_and_stable() {
         let long = "x".repeat(300);
-        let hostile =
-            ["../..", "a\0b", "a\x1bb", &long, "", ".", "..", "a\nb", "a//b", "\u{202e}txt.exe", "x/../y", "a\tb"];
+        let hostile = [
+            "../..",
+            "a\0b",
+            "a\x1bb",
+            &long,
+            "",
+            ".",
+            "..",
+            "a\nb",
+            "a//b",
+            "\u{202e}txt.exe",
+            "x/../y",
+            "a\tb",
+        ];
         let mut seen = HashSet::new();
         for name in hostile {
             let parts = shown_path(&file(&format!("/mnt/data/{name}"), "assistant"));

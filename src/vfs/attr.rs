@@ -146,7 +146,9 @@ impl Vfs {
     pub(super) fn entry_of(&self, state: &State, ino: Ino, node: &Node) -> Entry {
         let ttl = self.remaining(state, ino);
         let ttl = match &node.kind {
-            Kind::File(file) if state.local_len(ino).is_none() && self.size_of(file).is_none() => Duration::ZERO,
+            Kind::File(file) if state.local_len(ino).is_none() && self.size_of(file).is_none() => {
+                Duration::ZERO
+            }
             _ => ttl,
         };
         Entry { attr: self.attr_of(state, ino, node), ttl }
@@ -178,7 +180,8 @@ impl Vfs {
             }
             Kind::File(file) => {
                 let local = state.local_len(ino);
-                let created = file.server.as_ref().map_or(0, |server| server.created_at.saturating_mul(NANOS));
+                let created =
+                    file.server.as_ref().map_or(0, |server| server.created_at.saturating_mul(NANOS));
                 let Attributes { mtime, ctime, mode, uid, gid } = file.attributes;
                 Attr {
                     ino,

@@ -6,8 +6,8 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{self, ContainerId, FileId};
 use crate::api::client::UploadBody;
+use crate::api::{self, ContainerId, FileId};
 use crate::content::Key;
 use crate::journal::stage::Meta;
 use crate::namespace::inode::Ino;
@@ -65,7 +65,8 @@ impl Vfs {
 
     async fn commit_when_due(self: Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
         loop {
-            let due = writer.inner().due.filter(|_| !self.stopping.load(std::sync::atomic::Ordering::Acquire));
+            let due =
+                writer.inner().due.filter(|_| !self.stopping.load(std::sync::atomic::Ordering::Acquire));
             match due {
                 Some(due) if due > Instant::now() => {
                     let soon = Instant::now() + std::time::Duration::from_millis(100);
@@ -170,7 +171,8 @@ impl Vfs {
             let mut inner = writer.inner();
             inner.sent = frozen.generation;
             inner.renamed = false;
-            let mut replaced: Vec<FileId> = inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
+            let mut replaced: Vec<FileId> =
+                inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
             replaced.append(&mut inner.replaces);
             replaced.retain(|id| *id != uploaded.id);
             (replaced, unlinked)
@@ -234,7 +236,12 @@ impl Vfs {
         let container = state.tree.container(state.tree.file(ino)?.container)?;
         let container = container.container.id.clone();
         let inner = writer.inner();
-        Some(Destination { container, path: state.tree.path(ino), base: inner.base.clone(), renamed: inner.renamed })
+        Some(Destination {
+            container,
+            path: state.tree.path(ino),
+            base: inner.base.clone(),
+            renamed: inner.renamed,
+        })
     }
 
     fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
@@ -278,7 +285,10 @@ impl Vfs {
         let name = names::upload_name(path, kept);
         let longest = name.rsplit('/').next().map_or(0, str::len);
         if longest > names::NAME_MAX {
-            return Err(Error::told(libc::ENAMETOOLONG, "the path is longer than 255 bytes, the server's limit"));
+            return Err(Error::told(
+                libc::ENAMETOOLONG,
+                "the path is longer than 255 bytes, the server's limit",
+            ));
         }
         Ok(name)
     }
@@ -286,7 +296,8 @@ impl Vfs {
     async fn probe_directories(&self, container: &ContainerId) -> Result<bool> {
         let random = || hex::encode(rand::random::<[u8; 8]>());
         let (directory, base) = (format!(".containerfs-{}", random()), random());
-        let body = UploadBody::Bytes(bytes::Bytes::from_static(b"containerfs asks whether directories are kept\n"));
+        let body =
+            UploadBody::Bytes(bytes::Bytes::from_static(b"containerfs asks whether directories are kept\n"));
         let file = self.client.upload(container, &format!("{directory}/{base}"), body).await?;
         let kept = file.path.ends_with(&format!("{directory}/{base}"));
         self.state().records.bury(container, &file.id);
@@ -321,7 +332,8 @@ pub(super) fn as_uploaded(mut file: api::File, len: u64) -> api::File {
 
 fn limit_named(mut error: Error, len: u64) -> Error {
     if error.errno == libc::EFBIG {
-        error.message = format!("{} (the file has {len} bytes; the service takes about 50 MB)", error.message);
+        error.message =
+            format!("{} (the file has {len} bytes; the service takes about 50 MB)", error.message);
     }
     error
 }

@@ -14,9 +14,8 @@ pub(super) fn process_of(thread: u32) -> u32 {
 pub(super) fn holds(process: u32, mount: u64, ino: u64) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fdinfo")) else { return false };
     descriptors.flatten().any(|descriptor| {
-        fs::read_to_string(descriptor.path()).is_ok_and(|info| {
-            field(&info, "mnt_id:") == Some(mount) && field(&info, "ino:") == Some(ino)
-        })
+        fs::read_to_string(descriptor.path())
+            .is_ok_and(|info| field(&info, "mnt_id:") == Some(mount) && field(&info, "ino:") == Some(ino))
     })
 }
 

@@ -86,7 +86,10 @@ impl Vfs {
         if offset == 0 {
             let fresh = {
                 let state = self.state();
-                state.directories.get(&handle).is_some_and(|snapshot| self.entries_fresh(&state, snapshot.ino))
+                state
+                    .directories
+                    .get(&handle)
+                    .is_some_and(|snapshot| self.entries_fresh(&state, snapshot.ino))
             };
             if !fresh {
                 return None;
@@ -175,7 +178,8 @@ impl Vfs {
         };
         if let Some(id) = container {
             self.ensure_listed_since(&id, Instant::now()).await?;
-            let empty = self.state().tree.container(ino).is_some_and(|container| container.children.is_empty());
+            let empty =
+                self.state().tree.container(ino).is_some_and(|container| container.children.is_empty());
             if !empty {
                 return Err(Error::quiet(libc::ENOTEMPTY));
             }
@@ -209,7 +213,8 @@ impl Vfs {
         let mut state = self.state();
         let Some(ino) = state.directories.get(&handle).map(|snapshot| snapshot.ino) else { return };
         let children = state.tree.get(ino).and_then(|node| node.children());
-        let entries = children.map(|c| c.iter().map(|(name, ino)| (name.clone(), *ino)).collect()).unwrap_or_default();
+        let entries =
+            children.map(|c| c.iter().map(|(name, ino)| (name.clone(), *ino)).collect()).unwrap_or_default();
         state.directories.insert(handle, Snapshot { ino, entries: Arc::new(entries) });
     }
 

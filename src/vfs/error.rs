@@ -52,7 +52,8 @@ impl Error {
 
     /// Whether a file or container is gone from the server.
     pub fn is_gone(&self) -> bool {
-        self.api().is_some_and(|error| matches!(error.kind, ErrorKind::FileNotFound | ErrorKind::ContainerGone))
+        self.api()
+            .is_some_and(|error| matches!(error.kind, ErrorKind::FileNotFound | ErrorKind::ContainerGone))
     }
 
     /// Whether a container is gone from the server.

@@ -91,7 +91,10 @@ impl Vfs {
                 file.held = true;
             }
             if let Some(staging) = empty {
-                let was_empty = state.tree.file(ino).is_some_and(|f| f.server.is_some() && f.size.is_some_and(|s| s.0 == 0));
+                let was_empty = state
+                    .tree
+                    .file(ino)
+                    .is_some_and(|f| f.server.is_some() && f.size.is_some_and(|s| s.0 == 0));
                 let replaced = writer.start_empty(staging, was_empty);
                 if let Some(old) = replaced {
                     old.discard();
@@ -145,7 +148,8 @@ impl Vfs {
         let now = attr::now();
         let mode = (mode & 0o7777 != 0o666 & !self.config.umask).then_some(mode & 0o7777);
         let attributes = Attributes { mtime: Some(now), ctime: Some(now), mode, ..Attributes::default() };
-        let ino = state.tree.insert(parent, name, Kind::File(Box::new(FileNode::new_here(container, attributes))));
+        let ino =
+            state.tree.insert(parent, name, Kind::File(Box::new(FileNode::new_here(container, attributes))));
         let used = state.tree.path(parent);
         state.keep_directory(container, &used, true);
         state.writers.insert(ino, super::writer::Writer::holding(staging, 0, None));
@@ -259,7 +263,8 @@ impl Vfs {
             return false;
         }
         let writers = handle.writers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut others: Vec<u32> = writers.into_iter().map(descriptors::process_of).filter(|p| *p != process).collect();
+        let mut others: Vec<u32> =
+            writers.into_iter().map(descriptors::process_of).filter(|p| *p != process).collect();
         others.sort_unstable();
         others.dedup();
         !others.into_iter().any(|other| descriptors::holds(other, mount, ino.0))
@@ -279,7 +284,8 @@ impl Vfs {
     fn dirty_handle(&self, handle: u64) -> Result<Option<(Ino, Arc<Handle>)>> {
         let state = self.state();
         let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
-        let dirty = handle.writable && state.writers.get(&handle.ino).is_some_and(|writer| writer.inner().is_dirty());
+        let dirty =
+            handle.writable && state.writers.get(&handle.ino).is_some_and(|writer| writer.inner().is_dirty());
         Ok(dirty.then_some((handle.ino, handle)))
     }
 

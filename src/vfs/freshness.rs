@@ -26,9 +26,7 @@ impl Vfs {
             Kind::Root(_) | Kind::Link(_) => state.tree.listed,
             Kind::Container(container) if ino == ROOT => container.listed.or(Some(self.started)),
             Kind::Container(_) => state.tree.listed,
-            Kind::Directory(_) | Kind::File(_) => {
-                state.tree.container(state.tree.container_of(ino)?)?.listed
-            }
+            Kind::Directory(_) | Kind::File(_) => state.tree.container(state.tree.container_of(ino)?)?.listed,
         }
     }
 
@@ -77,7 +75,11 @@ impl Vfs {
     }
 
     /// Fetches the list of a container anew if the last one was asked for before `since`.
-    pub(super) async fn ensure_listed_since(self: &Arc<Self>, container: &ContainerId, since: Instant) -> Result<()> {
+    pub(super) async fn ensure_listed_since(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        since: Instant,
+    ) -> Result<()> {
         self.refresh(Some(container.clone()), Some(since)).await
     }
 
@@ -141,14 +143,18 @@ impl Vfs {
                 containers.retain(|container| !state.dead_containers.contains(&container.id));
                 listing::apply_containers(&mut state.tree, containers, started)
             }),
-            Some(id) => self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into())).map(|files| {
-                let mut guard = self.state();
-                let state = &mut *guard;
-                match state.tree.containers.get(id).copied() {
-                    Some(ino) => listing::apply_files(&mut state.tree, ino, files, started, &state.records),
-                    None => Changes::default(),
-                }
-            }),
+            Some(id) => {
+                self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into())).map(|files| {
+                    let mut guard = self.state();
+                    let state = &mut *guard;
+                    match state.tree.containers.get(id).copied() {
+                        Some(ino) => {
+                            listing::apply_files(&mut state.tree, ino, files, started, &state.records)
+                        }
+                        None => Changes::default(),
+                    }
+                })
+            }
         };
         self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&which);
         let changes = outcome?;

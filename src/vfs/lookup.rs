@@ -59,7 +59,9 @@ impl Vfs {
         };
         let Some(ino) = state.tree.child(parent, name) else {
             // An id may be of a container that the list doesn't show yet.
-            if parent == ROOT && (may_be_container_id(name) || state.tree.containers.contains_key(&ContainerId::from(name))) {
+            if parent == ROOT
+                && (may_be_container_id(name) || state.tree.containers.contains_key(&ContainerId::from(name)))
+            {
                 return None;
             }
             return Some(Ok(Found::Nothing(self.negative_ttl(&state, parent))));
@@ -125,7 +127,8 @@ impl Vfs {
             }
         }
         let mut state = self.state();
-        let target = state.tree.containers.get(&id).and_then(|ino| state.tree.get(*ino)).map(|n| n.name.to_string());
+        let target =
+            state.tree.containers.get(&id).and_then(|ino| state.tree.get(*ino)).map(|n| n.name.to_string());
         let Some(target) = target else { return Ok(Found::Nothing(Duration::ZERO)) };
         let ino = state.tree.insert_link(name, target);
         let ttl = self.config.ttl;

@@ -68,8 +68,11 @@ impl State {
         let (directory, name) = meta.path.rsplit_once('/').unwrap_or(("", &meta.path));
         let parent = self.tree.directory(container, directory);
         let free = |name: &str| self.tree.child(parent, name).is_none();
-        let name =
-            if free(name) { name.to_owned() } else { listing::made_up(name, &staging.data().to_string_lossy(), free) };
+        let name = if free(name) {
+            name.to_owned()
+        } else {
+            listing::made_up(name, &staging.data().to_string_lossy(), free)
+        };
         let attributes =
             Attributes { mtime: meta.mtime, ctime: meta.mtime, mode: meta.mode, ..Attributes::default() };
         let mut node = FileNode::new_here(container, attributes);

@@ -46,7 +46,10 @@ impl Vfs {
                 versions.extend(writer.inner().replaces.iter().cloned());
             }
             let open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
-            let local = file.server.as_ref().is_none_or(|s| self.downloads.cache().contains(&Key::new(&container, s)));
+            let local = file
+                .server
+                .as_ref()
+                .is_none_or(|s| self.downloads.cache().contains(&Key::new(&container, s)));
             (container, versions, open && !local && state.local_len(ino).is_none())
         };
         if !waits {

@@ -54,7 +54,8 @@ impl Vfs {
             let target = state.tree.child(to_parent, to_name);
             let in_root = |ino: Ino| ino == ROOT && self.config.container.is_none();
             if in_root(parent) || in_root(to_parent) {
-                let across = !in_root(parent) && matches!(state.tree.get(ino).map(|n| &n.kind), Some(Kind::File(_)));
+                let across =
+                    !in_root(parent) && matches!(state.tree.get(ino).map(|n| &n.kind), Some(Kind::File(_)));
                 return Err(Error::quiet(if across { libc::EXDEV } else { libc::EPERM }));
             }
             if state.tree.container_of(parent) != state.tree.container_of(to_parent) {
@@ -71,7 +72,9 @@ impl Vfs {
                 match (is_directory, state.tree.get(target).and_then(|node| node.children())) {
                     (true, None) => return Err(Error::quiet(libc::ENOTDIR)),
                     (false, Some(_)) => return Err(Error::quiet(libc::EISDIR)),
-                    (true, Some(children)) if !children.is_empty() => return Err(Error::quiet(libc::ENOTEMPTY)),
+                    (true, Some(children)) if !children.is_empty() => {
+                        return Err(Error::quiet(libc::ENOTEMPTY));
+                    }
                     _ => {}
                 }
             }
@@ -161,13 +164,20 @@ impl Vfs {
     fn is_read_from_the_server(&self, state: &super::State, ino: Ino) -> bool {
         let Some(node) = state.tree.get(ino).filter(|node| node.handles > 0) else { return false };
         let Some(file) = node.file() else { return false };
-        let (Some(server), Some(container)) = (&file.server, state.tree.container(file.container)) else { return false };
+        let (Some(server), Some(container)) = (&file.server, state.tree.container(file.container)) else {
+            return false;
+        };
         state.local_len(ino).is_none()
             && !self.downloads.cache().contains(&Key::new(&container.container.id, server))
     }
 
     /// Sends the bytes of a version again, under a new name.
-    async fn send_copy(self: &Arc<Self>, container: &ContainerId, ino: Ino, path: &str) -> Result<Option<Moved>> {
+    async fn send_copy(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        ino: Ino,
+        path: &str,
+    ) -> Result<Option<Moved>> {
         let server = self.state().tree.file(ino).and_then(|file| file.server.clone());
         let Some(server) = server else { return Ok(None) };
         let staging = self.journal.stage()?;
@@ -186,7 +196,13 @@ impl Vfs {
         sent.map(Some).map_err(|error: Error| self.noticed(container, error))
     }
 
-    async fn rename_directory(self: &Arc<Self>, ino: Ino, target: Option<Ino>, to: Ino, name: &str) -> Result<()> {
+    async fn rename_directory(
+        self: &Arc<Self>,
+        ino: Ino,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+    ) -> Result<()> {
         let (container, old_path, new_path, files) = {
             let state = self.state();
             let container_ino = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
@@ -282,9 +298,12 @@ impl super::State {
 
     fn move_directory(&mut self, ino: Ino, to: Ino, name: &str, old_path: &str, new_path: &str) {
         let Some(container) = self.tree.container_of(ino) else { return };
-        let Some(id) = self.tree.container(container).map(|container| container.container.id.clone()) else { return };
+        let Some(id) = self.tree.container(container).map(|container| container.container.id.clone()) else {
+            return;
+        };
         let inside = format!("{old_path}/");
-        let known = self.records.container(&id).map(|records| records.directories.clone()).unwrap_or_default();
+        let known =
+            self.records.container(&id).map(|records| records.directories.clone()).unwrap_or_default();
         for directory in known.iter().filter(|path| *path == old_path || path.starts_with(&inside)) {
             self.records.set_directory(&id, directory, false);
             self.records.set_directory(&id, &format!("{new_path}{}", &directory[old_path.len()..]), true);

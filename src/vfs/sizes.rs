@@ -80,7 +80,8 @@ impl Vfs {
                 })
                 .buffer_unordered(AT_ONCE);
             while let Some(answer) = answers.next().await {
-                let limited = answer.is_err_and(|e| e.api().is_some_and(|e| e.kind == ErrorKind::RateLimited));
+                let limited =
+                    answer.is_err_and(|e| e.api().is_some_and(|e| e.kind == ErrorKind::RateLimited));
                 if limited {
                     break;
                 }

@@ -236,7 +236,9 @@ impl Vfs {
     pub fn write_now(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Option<Result<u32>> {
         let (ino, writer) = {
             let state = self.state();
-            let Some(handle) = state.handles.get(&handle) else { return Some(Err(Error::quiet(libc::EBADF))) };
+            let Some(handle) = state.handles.get(&handle) else {
+                return Some(Err(Error::quiet(libc::EBADF)));
+            };
             handle.note_writer(thread);
             (handle.ino, state.writers.get(&handle.ino)?.clone())
         };
@@ -309,7 +311,12 @@ impl Vfs {
     }
 
     /// Changes the length of a file; by path, that is a save of its own.
-    pub(super) async fn truncate(self: &std::sync::Arc<Self>, ino: Ino, size: u64, handle: Option<u64>) -> Result<()> {
+    pub(super) async fn truncate(
+        self: &std::sync::Arc<Self>,
+        ino: Ino,
+        size: u64,
+        handle: Option<u64>,
+    ) -> Result<()> {
         if self.state().tree.file(ino).is_none() {
             return Err(Error::quiet(libc::EISDIR));
         }

@@ -47,7 +47,8 @@ fn of_file(file: &File, field: &str) -> Option<String> {
 /// Strings as they are, everything else as JSON.
 fn of_container(container: &Container, field: &str) -> Option<String> {
     match field {
-        "id" | "status" | "memory_limit" | "expires_after" | "network_policy" | "last_active_at" | "created_at" => {}
+        "id" | "status" | "memory_limit" | "expires_after" | "network_policy" | "last_active_at"
+        | "created_at" => {}
         _ => return None,
     }
     match serde_json::to_value(container).ok()?.get(field)? {
