@@ -1,0 +1,181 @@
+//! Directories, containers and renames.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use containerfs::emulator::Kind::{CreateContainer, DeleteContainer, DeleteFile, Upload};
+
+use crate::env::{errno, on_both_profiles, on_openai, program_is_missing};
+
+#[test]
+fn mkdir_makes_a_container_and_rmdir_deletes_an_empty_one() {
+    on_both_profiles(|env| {
+        let mount = env.mount(&[]);
+        assert_eq!(env.changes_of(|| fs::create_dir(mount.path("new")).unwrap()), [CreateContainer]);
+        assert_eq!(env.store().containers()[0].name, "new");
+        assert_eq!(errno(fs::create_dir(mount.path("new"))), libc::EEXIST);
+        fs::write(mount.path("new/f"), "x").unwrap();
+        assert_eq!(errno(fs::remove_dir(mount.path("new"))), libc::ENOTEMPTY);
+        fs::remove_file(mount.path("new/f")).unwrap();
+        assert_eq!(env.changes_of(|| fs::remove_dir(mount.path("new")).unwrap()), [DeleteContainer]);
+        assert!(mount.names("").is_empty());
+    });
+}
+
+#[test]
+fn a_container_that_someone_else_filled_is_not_deleted() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "1h"]);
+        assert!(mount.names("c").is_empty());
+        env.store().put_model_file(&id, "/mnt/data/f", b"theirs");
+        let changes = env.changes_of(|| assert_eq!(errno(fs::remove_dir(mount.path("c"))), libc::ENOTEMPTY));
+        assert_eq!(changes, []);
+    });
+}
+
+#[test]
+fn the_root_holds_containers_only() {
+    on_openai(|env| {
+        env.container("c");
+        env.container("d");
+        let mount = env.mount(&[]);
+        assert_eq!(errno(fs::write(mount.path("f"), "x")), libc::EPERM);
+        assert_eq!(errno(fs::rename(mount.path("c"), mount.path("e"))), libc::EPERM);
+        assert_eq!(errno(symlink("x", mount.path("c/link"))), libc::EPERM);
+        fs::write(mount.path("c/f"), "x").unwrap();
+        assert_eq!(errno(fs::hard_link(mount.path("c/f"), mount.path("c/g"))), libc::EPERM);
+        let fifo = nix::unistd::mkfifo(&mount.path("c/fifo"), nix::sys::stat::Mode::S_IRWXU);
+        assert_eq!(fifo, Err(nix::errno::Errno::EPERM));
+        assert_eq!(errno(fs::rename(mount.path("c/f"), mount.path("d/f"))), libc::EXDEV);
+        mount.sh("", "mv c/f d/f");
+        assert_eq!(fs::read(mount.path("d/f")).unwrap(), b"x");
+        assert!(!mount.path("c/f").exists());
+    });
+}
+
+#[test]
+fn a_rename_is_a_post_and_a_delete() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "old.txt", b"bytes");
+        let mount = env.mount(&[]);
+        let before = crate::env::ino(&mount.path("c/old.txt"));
+        let changes = env.changes_of(|| fs::rename(mount.path("c/old.txt"), mount.path("c/new.txt")).unwrap());
+        assert_eq!(changes, [Upload, DeleteFile]);
+        assert_eq!(mount.names("c"), ["new.txt"]);
+        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(env.bytes_on_server(&id, "new.txt"), b"bytes");
+        assert_eq!(crate::env::ino(&mount.path("c/new.txt")), before);
+    });
+}
+
+#[test]
+fn a_rename_over_a_file_leaves_one_version() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "a", b"aaa");
+        env.store().put_upload(&id, "b", b"bbb");
+        let mount = env.mount(&[]);
+        fs::rename(mount.path("c/a"), mount.path("c/b")).unwrap();
+        assert_eq!(mount.names("c"), ["b"]);
+        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(env.bytes_on_server(&id, "b"), b"aaa");
+        assert_eq!(fs::read(mount.path("c/b")).unwrap(), b"aaa");
+    });
+}
+
+#[test]
+fn write_a_temporary_file_and_rename_it_leaves_one_right_version() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        mount.sh("c", "echo new > f.tmp && mv f.tmp f");
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"new\n");
+    });
+}
+
+#[test]
+fn the_flags_of_rename_are_kept() {
+    if program_is_missing("python3") {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "a", b"a");
+        env.store().put_upload(&id, "b", b"b");
+        let mount = env.mount(&[]);
+        let script = "python3 -c \"
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def rename(flags):
+    result = libc.renameat2(-100, b'a', -100, b'b', flags)
+    return ctypes.get_errno() if result else 0
+print(rename(1), rename(2))\"";
+        let changes = env.changes_of(|| {
+            let expected = format!("{} {}\n", libc::EEXIST, libc::EINVAL);
+            assert_eq!(mount.sh("c", script), expected);
+        });
+        assert_eq!(changes, []);
+        assert_eq!(mount.names("c"), ["a", "b"]);
+    });
+}
+
+#[test]
+fn directories_hold_files_on_every_server_and_survive_a_remount() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh("c", "mkdir -p a/b empty && echo one > a/b/f && echo two > a/g");
+        assert_eq!(mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"), "./a ./a/b ./a/b/f ./a/g ./empty ");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 2, "{:?}: the probe is deleted", env.store().files(&id));
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"), "./a ./a/b ./a/b/f ./a/g ./empty ");
+        assert_eq!(mount.sh("c", "cat a/b/f a/g"), "one\ntwo\n");
+        mount.sh("c", "rm a/b/f && test -d a/b && rmdir a/b empty");
+        assert_eq!(mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"), "./a ./a/g ");
+    });
+}
+
+#[test]
+fn a_directory_is_renamed_with_all_that_it_holds() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh("c", "mkdir -p old/sub void && echo 1 > old/f && echo 2 > old/sub/g");
+        mount.sh("c", "mv -T old new");
+        assert_eq!(mount.sh("c", "cat new/f new/sub/g"), "1\n2\n");
+        assert!(!mount.path("c/old").exists());
+        assert_eq!(mount.sh("c", "mv -T new void && cat void/f"), "1\n");
+        mount.sh("c", "mkdir full && echo x > full/x");
+        assert_eq!(errno(fs::rename(mount.path("c/void"), mount.path("c/full"))), libc::ENOTEMPTY);
+        assert_eq!(errno(fs::rename(mount.path("c/void"), mount.path("c/void/sub/below"))), libc::EINVAL);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 3);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat void/f void/sub/g full/x"), "1\n2\nx\n");
+    });
+}
+
+#[test]
+fn rm_r_and_cp_r_work_on_trees() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        let local = env.dir.path().join("tree");
+        fs::create_dir_all(local.join("a/b")).unwrap();
+        for number in 0..20 {
+            fs::write(local.join(format!("a/b/{number}")), format!("{number}")).unwrap();
+        }
+        mount.sh("c", &format!("cp -r {0} . && diff -r {0} tree", local.display()));
+        mount.sh("c", "rm -r tree");
+        assert!(mount.names("c").is_empty());
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert!(env.store().files(&id).is_empty(), "{:?}", env.store().files(&id));
+    });
+}

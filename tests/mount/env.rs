@@ -1,0 +1,305 @@
+//! A server in the process, and real mounts of it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use containerfs::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile, Store, StoredFile};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// How long anything may take that happens by itself; generous, because test machines are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server, and a place for mounts of it.
+pub(crate) struct Env {
+    pub(crate) emulator: Emulator,
+    pub(crate) dir: TempDir,
+    _runtime: Runtime,
+}
+
+/// A mount; unmounted when it goes.
+pub(crate) struct Mount {
+    pub(crate) dir: PathBuf,
+    child: Child,
+    log: PathBuf,
+}
+
+/// Says loudly that a test is skipped where FUSE is missing; on CI that is a failure.
+pub(crate) fn fuse_is_missing() -> bool {
+    is_missing("/dev/fuse", File::options().read(true).write(true).open("/dev/fuse").is_err())
+}
+
+/// The same for a program.
+pub(crate) fn program_is_missing(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
+    is_missing(program, !found)
+}
+
+fn is_missing(what: &str, missing: bool) -> bool {
+    if missing {
+        assert!(std::env::var_os("CI").is_none(), "{what} is missing, and on CI nothing is skipped");
+        eprintln!("\n*** SKIPPED: this test needs {what}, which this machine doesn't have ***\n");
+    }
+    missing
+}
+
+/// Runs a test on both profiles of the server, unless there is no FUSE.
+pub(crate) fn on_both_profiles(test: impl Fn(&Env)) {
+    for profile in [Profile::Openai, Profile::Plain] {
+        if fuse_is_missing() {
+            return;
+        }
+        eprintln!("profile {profile:?}");
+        test(&Env::of(Config::new(profile)));
+    }
+}
+
+/// Runs a test on the profile of the real service, unless there is no FUSE.
+pub(crate) fn on_openai(test: impl Fn(&Env)) {
+    if !fuse_is_missing() {
+        test(&Env::of(Config::new(Profile::Openai)));
+    }
+}
+
+impl Env {
+    pub(crate) fn of(config: Config) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let emulator = runtime.block_on(Emulator::start(config, ([127, 0, 0, 1], 0).into())).unwrap();
+        Self { emulator, dir: tempfile::tempdir().unwrap(), _runtime: runtime }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.emulator.store()
+    }
+
+    /// A new container on the server.
+    pub(crate) fn container(&self, name: &str) -> String {
+        self.store().create_container(name)
+    }
+
+    /// The command with everything that leads to this server and to temporary directories.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_containerfs"));
+        command
+            .args(args)
+            .env("OPENAI_API_KEY", "sk-test")
+            .env("OPENAI_BASE_URL", self.emulator.base_url())
+            .env("CONTAINERFS_CACHE_DIR", self.dir.path().join("cache"))
+            .env("CONTAINERFS_STATE_DIR", self.dir.path().join("state"))
+            .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
+            .env_remove("HTTP_PROXY")
+            .env_remove("http_proxy");
+        command
+    }
+
+    /// Where mounts of this environment go.
+    pub(crate) fn mountpoint(&self) -> PathBuf {
+        let dir = self.dir.path().join("mnt");
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    /// Mounts with the flags given.
+    pub(crate) fn mount(&self, flags: &[&str]) -> Mount {
+        let dir = self.mountpoint();
+        let log = self.dir.path().join("log");
+        let mut command = self.command(&["mount", "--foreground"]);
+        let stderr = File::options().create(true).append(true).open(&log).unwrap();
+        let child = command.args(flags).arg(&dir).stderr(stderr).spawn().unwrap();
+        let mut mount = Mount { dir, child, log };
+        wait_until("the mount answers", || {
+            if let Some(status) = mount.child.try_wait().unwrap() {
+                panic!("the mount ended with {status}: {}", mount.log());
+            }
+            is_mounted(&mount.dir)
+        });
+        mount
+    }
+
+    /// How many requests of a kind the server has seen.
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        self.emulator.requests().iter().filter(|request| request.kind == kind).count()
+    }
+
+    /// Requests that change something, in order.
+    pub(crate) fn changes(&self) -> Vec<Kind> {
+        let changes = [Kind::Upload, Kind::DeleteFile, Kind::CreateContainer, Kind::DeleteContainer];
+        self.emulator.requests().iter().map(|request| request.kind).filter(|kind| changes.contains(kind)).collect()
+    }
+
+    /// Runs something and returns the changing requests that it made.
+    pub(crate) fn changes_of(&self, work: impl FnOnce()) -> Vec<Kind> {
+        self.emulator.forget_requests();
+        work();
+        self.changes()
+    }
+
+    pub(crate) fn inject(&self, kind: Kind, fault: Fault) {
+        self.emulator.faults().inject(FaultRule::always(kind, fault));
+    }
+
+    pub(crate) fn status_fault(&self, kind: Kind, code: u16) {
+        self.inject(kind, Fault::Status { code, body: None, headers: std::collections::BTreeMap::new() });
+    }
+
+    /// The bytes of the one file of a container whose path ends with `name`.
+    pub(crate) fn bytes_on_server(&self, container: &str, name: &str) -> Vec<u8> {
+        let files = self.versions(container, name);
+        assert_eq!(files.len(), 1, "versions of {name}: {files:?}");
+        self.store().content(container, &files[0].id).unwrap()
+    }
+
+    /// The versions of a file on the server.
+    pub(crate) fn versions(&self, container: &str, name: &str) -> Vec<StoredFile> {
+        let mut files = self.store().files(container);
+        files.retain(|file| file.path.ends_with(name));
+        files
+    }
+
+    /// Everything in the state directory and the logs, for secrets to be looked for.
+    pub(crate) fn traces(&self) -> Vec<u8> {
+        let mut traces = Vec::new();
+        let mut directories = vec![self.dir.path().join("state"), self.dir.path().join("cache")];
+        traces.extend(fs::read(self.dir.path().join("log")).unwrap_or_default());
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_type().unwrap().is_dir() {
+                    directories.push(entry.path());
+                } else {
+                    traces.extend(fs::read(entry.path()).unwrap_or_default());
+                }
+            }
+        }
+        traces
+    }
+}
+
+impl Mount {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.dir.join(path)
+    }
+
+    /// Names in a directory, sorted.
+    pub(crate) fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(directory)).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Runs a shell in the mount; it must succeed. Returns what it printed.
+    pub(crate) fn sh(&self, directory: &str, script: &str) -> String {
+        let output = self.try_sh(directory, script);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {}{stderr}\n{}", output.status, self.log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn try_sh(&self, directory: &str, script: &str) -> Output {
+        Command::new("sh").args(["-c", script]).current_dir(self.path(directory)).output().unwrap()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Unmounts as a user does, and waits for the daemon; returns the exit code of `unmount` and of the daemon.
+    pub(crate) fn unmount(mut self, env: &Env) -> (i32, i32) {
+        let asked = env.command(&["unmount"]).arg(&self.dir).output().unwrap();
+        let ended = self.wait();
+        (asked.status.code().unwrap(), ended)
+    }
+
+    /// Waits for the daemon to end; returns its exit code.
+    pub(crate) fn wait(&mut self) -> i32 {
+        wait_until("the daemon ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_some()) && !is_mounted(&self.dir) {
+            return;
+        }
+        let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(Stdio::null()).status();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the mount:\n{}", self.log());
+        }
+    }
+}
+
+/// Whether a containerfs mount is at `dir`, asked of the kernel alone.
+pub(crate) fn is_mounted(dir: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = format!(" {} ", dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).display());
+    table.lines().any(|line| line.contains(&at) && line.contains("fuse.containerfs"))
+}
+
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The errno of a system call that must fail.
+pub(crate) fn errno<T: std::fmt::Debug>(outcome: io::Result<T>) -> i32 {
+    outcome.expect_err("it should have failed").raw_os_error().unwrap()
+}
+
+/// The errno of writing a whole file and closing it; `std::fs` hides what `close` says.
+pub(crate) fn save(path: &Path, bytes: &[u8]) -> nix::Result<()> {
+    use nix::fcntl::{OFlag, open};
+    use std::os::fd::IntoRawFd;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+    let file = open(path, flags, nix::sys::stat::Mode::from_bits_truncate(0o644))?;
+    let written = nix::unistd::write(&file, bytes);
+    let closed = nix::unistd::close(file.into_raw_fd());
+    written?;
+    closed
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Bytes that do not compress, the same each time.
+pub(crate) fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+pub(crate) fn ino(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}

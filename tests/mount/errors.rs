@@ -1,0 +1,174 @@
+//! What a system call returns when the server, or a flag, says no.
+
+use std::fs;
+
+use containerfs::emulator::{Fault, Kind};
+use nix::errno::Errno;
+
+use crate::env::{errno, on_both_profiles, on_openai, save, wait_until};
+
+#[test]
+fn reading_tells_what_the_server_said() {
+    let cases = [
+        (401, libc::EACCES), (403, libc::EACCES), (400, libc::EINVAL), (408, libc::ETIMEDOUT), (429, libc::EBUSY),
+        (500, libc::EIO), (503, libc::EIO),
+    ];
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--ttl", "1h", "--timeout", "5s"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        for (code, expected) in cases {
+            env.status_fault(Kind::Content, code);
+            assert_eq!(errno(fs::read(mount.path("c/f"))), expected, "{code}");
+            env.emulator.faults().clear();
+        }
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes", "and then it works again");
+    });
+}
+
+#[test]
+fn closing_tells_what_the_server_said() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--timeout", "3s"]);
+        let cases = [
+            (401, Errno::EACCES), (400, Errno::EINVAL), (413, Errno::EFBIG), (429, Errno::EBUSY), (500, Errno::EIO),
+        ];
+        for (code, expected) in cases {
+            let name = format!("f{code}");
+            env.status_fault(Kind::Upload, code);
+            assert_eq!(save(&mount.path("c").join(&name), b"precious"), Err(expected), "{code}");
+            env.emulator.faults().clear();
+            assert_eq!(fs::read(mount.path("c").join(&name)).unwrap(), b"precious", "the bytes are still shown");
+        }
+        assert_eq!(save(&mount.path("c/f500"), b"precious again"), Ok(()), "a later save is sent");
+        assert_eq!(env.bytes_on_server(&id, "f500"), b"precious again");
+    });
+}
+
+#[test]
+fn a_post_is_not_repeated_once_it_may_have_arrived() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let mount = env.mount(&["--timeout", "2s"]);
+        env.inject(Kind::Upload, Fault::Status { code: 500, body: None, headers: Default::default() });
+        env.emulator.forget_requests();
+        assert_eq!(save(&mount.path("c/f"), b"x"), Err(Errno::EIO));
+        assert_eq!(env.count(Kind::Upload), 1);
+    });
+}
+
+#[test]
+fn content_that_the_service_refuses_fails_the_close_and_is_kept() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        let svg = b"<svg xmlns=\"http://www.w3.org/2000/svg\"></svg>";
+        assert_eq!(save(&mount.path("c/x.svg"), svg), Err(Errno::EINVAL));
+        assert_eq!(fs::read(mount.path("c/x.svg")).unwrap(), svg);
+        assert!(mount.log().contains("invalid file"), "{}", mount.log());
+        let (asked, ended) = mount.unmount(env);
+        assert_eq!((asked, ended), (3, 3), "something is left, and the exit code says so");
+    });
+}
+
+#[test]
+fn a_server_that_hangs_holds_nobody_for_longer_than_the_timeout() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--timeout", "1s", "--ttl", "100ms"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        env.inject(Kind::Content, Fault::HangBefore);
+        assert_eq!(errno(fs::read(mount.path("c/f"))), libc::ETIMEDOUT);
+        env.inject(Kind::Upload, Fault::HangBefore);
+        assert_eq!(save(&mount.path("c/g"), b"x"), Err(Errno::ETIMEDOUT));
+        env.inject(Kind::ListFiles, Fault::HangBefore);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert_eq!(errno(fs::read_dir(mount.path("c")).map(|mut entries| entries.next().unwrap().unwrap()).map(drop)
+            .and_then(|()| fs::metadata(mount.path("c/other")).map(drop))), libc::ETIMEDOUT);
+        env.emulator.faults().clear();
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+    });
+}
+
+#[test]
+fn a_container_that_expires_becomes_stale_and_goes() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--ttl", "1h"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        env.store().expire_container(&id);
+        assert_eq!(errno(fs::read(mount.path("c/f"))), libc::ESTALE);
+        wait_until("the directory goes", || mount.names("").is_empty());
+    });
+}
+
+#[test]
+fn a_file_that_goes_is_absent_and_stale_for_who_has_it_open() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let file = env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--ttl", "1h"]);
+        let open = fs::File::open(mount.path("c/f")).unwrap();
+        env.store().delete_file(&id, &file);
+        let read = std::io::Read::read(&mut &open, &mut [0; 10]);
+        assert_eq!(errno(read), libc::ESTALE);
+    });
+}
+
+#[test]
+fn replies_that_are_not_the_apis_are_protocol_errors() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let mount = env.mount(&["--ttl", "10ms"]);
+        let faults = [
+            Fault::Html200, Fault::WrongShape200, Fault::EndlessList,
+            Fault::Redirect { location: "http://127.0.0.1:1/steal".to_owned() },
+        ];
+        for fault in faults {
+            env.inject(Kind::ListFiles, fault.clone());
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            assert_eq!(errno(fs::metadata(mount.path("c/f"))), libc::EPROTO, "{fault:?}");
+            env.emulator.faults().clear();
+        }
+    });
+}
+
+#[test]
+fn a_server_that_is_gone_is_unreachable() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--ttl", "1h", "--timeout", "3s"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        env.inject(Kind::Content, Fault::ResetBefore);
+        assert_eq!(errno(fs::read(mount.path("c/f"))), libc::EIO, "a connection that breaks");
+    });
+}
+
+#[test]
+fn the_flags_that_forbid_are_obeyed_without_a_request() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let changes = env.changes_of(|| {
+            let mount = env.mount(&["--read-only"]);
+            assert_eq!(errno(fs::write(mount.path("c/g"), "x")), libc::EROFS);
+            assert_eq!(errno(fs::remove_file(mount.path("c/f"))), libc::EROFS);
+            assert_eq!(errno(fs::create_dir(mount.path("new"))), libc::EROFS);
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+            drop(mount);
+            let mount = env.mount(&["--no-overwrite"]);
+            assert_eq!(errno(fs::write(mount.path("c/f"), "x")), libc::EPERM);
+            drop(mount);
+            let mount = env.mount(&["--no-delete"]);
+            assert_eq!(errno(fs::remove_file(mount.path("c/f"))), libc::EPERM);
+            assert_eq!(errno(fs::remove_dir(mount.path("c"))), libc::EPERM);
+        });
+        assert_eq!(changes, []);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"bytes");
+    });
+}

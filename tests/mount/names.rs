@@ -1,0 +1,169 @@
+//! What a server's names look like here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use containerfs::emulator::Kind;
+
+use crate::env::{errno, on_both_profiles, on_openai, program_is_missing};
+
+#[test]
+fn the_root_lists_live_containers_and_an_id_resolves() {
+    on_both_profiles(|env| {
+        let first = env.container("auto");
+        let second = env.container("auto");
+        let dead = env.container("dead");
+        env.store().expire_container(&dead);
+        env.store().put_upload(&second, "f", b"2");
+        let mount = env.mount(&[]);
+        let names = mount.names("");
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(names[0], "auto");
+        let tag = names[1].strip_prefix("auto~").unwrap();
+        assert_eq!(tag.len(), 8);
+        assert!(second.contains(tag), "{tag} is of {second}");
+        assert_eq!(fs::read_link(mount.path(&second)).unwrap().to_str().unwrap(), names[1]);
+        assert_eq!(fs::read(mount.path(&second).join("f")).unwrap(), b"2");
+        assert_eq!(fs::read_link(mount.path(&first)).unwrap().to_str().unwrap(), "auto");
+        assert_eq!(mount.names(""), names, "an id is found and not listed");
+        assert!(!mount.path(&dead).exists());
+    });
+}
+
+#[test]
+fn one_container_can_be_the_root() {
+    on_both_profiles(|env| {
+        let id = env.container("report");
+        env.container("other");
+        env.store().put_upload(&id, "f", b"x");
+        for wanted in ["report", id.as_str()] {
+            let mount = env.mount(&["--container", wanted]);
+            assert_eq!(mount.names(""), ["f"]);
+            fs::write(mount.path("g"), "y").unwrap();
+            assert_eq!(env.bytes_on_server(&id, "g"), b"y");
+            mount.sh("", "rm g");
+        }
+    });
+}
+
+#[test]
+fn the_servers_prefix_is_hidden_and_an_xattr_tells_the_path() {
+    if program_is_missing("getfattr") {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "in.csv", b"1,2");
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["in.csv"]);
+        let path = mount.sh("c", "getfattr --only-values -n user.containerfs.path in.csv");
+        assert_eq!(path, env.store().files(&id)[0].path);
+        assert!(path.starts_with("/mnt/data/") && path.len() > "/mnt/data/in.csv".len());
+        let file_id = mount.sh("c", "getfattr --only-values -n user.containerfs.id in.csv");
+        assert_eq!(file_id, env.store().files(&id)[0].id);
+        assert_eq!(mount.sh("", "getfattr --only-values -n user.containerfs.id c"), id);
+        assert_eq!(mount.sh("c", "getfattr --only-values -n user.containerfs.container_id in.csv"), id);
+        assert_eq!(mount.sh("", "getfattr --only-values -n user.containerfs.status c"), "running");
+        assert_eq!(mount.sh("c", "getfattr -d -m - in.csv"), "", "not listed, so that rsync -X does not copy them");
+    });
+}
+
+#[test]
+fn of_several_files_with_one_name_none_is_hidden() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/f.txt", b"first");
+        env.store().put_upload(&id, "f.txt", b"second");
+        let mount = env.mount(&[]);
+        let names = mount.names("c");
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(fs::read(mount.path("c/f.txt")).unwrap(), b"second", "the newest has the bare name");
+        let older = names.iter().find(|name| *name != "f.txt").unwrap();
+        assert!(older.starts_with("f~") && older.ends_with(".txt") && older.len() == "f~01234567.txt".len());
+        assert_eq!(fs::read(mount.path("c").join(older)).unwrap(), b"first");
+
+        fs::remove_file(mount.path("c/f.txt")).unwrap();
+        let left = env.store().files(&id);
+        assert_eq!(left.len(), 1, "unlink concerns the one file that the name showed");
+        assert_eq!(env.store().content(&id, &left[0].id).unwrap(), b"first");
+        assert_eq!(mount.names("c"), [older.clone()], "the other keeps its name until the mount ends");
+    });
+}
+
+#[test]
+fn hostile_names_are_readable_distinct_and_inside() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let long = "l".repeat(300);
+        let hostile = [
+            "/mnt/data/../../etc/passwd", "/mnt/data/..", "/mnt/data/.", "/mnt/data/a//b", "/mnt/data/", "/etc/shadow",
+            "/mnt/data/nul\0byte", "/mnt/data/esc\u{1b}[31mred", "/mnt/data/new\nline", "/mnt/data/tab\tand\rreturn",
+            "/mnt/data/a", "/mnt/data/a/b", "/mnt/data/-rf", "/mnt/data/%2Fetc", "/mnt/data/per%cent", "/mnt/data/ ",
+            "/mnt/data/\u{202e}gnp.exe", "/mnt/data/ünï côdé 図.txt", "relative.txt", "/mnt/data/c1\u{9b}2J",
+            "/mnt/data/back\\slash\"quote",
+        ];
+        let hostile = hostile.map(str::to_owned).into_iter().chain([format!("/mnt/data/{long}.txt")]);
+        let hostile: Vec<String> = hostile.collect();
+        for (number, path) in hostile.iter().enumerate() {
+            env.store().put_model_file(&id, path, format!("file {number}").as_bytes());
+        }
+        let mount = env.mount(&[]);
+        let mut contents = BTreeSet::new();
+        let mut directories = vec![mount.path("c")];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().as_bytes().to_vec();
+                let text = String::from_utf8(name.clone()).unwrap();
+                assert!(name.len() <= 255 && !matches!(text.as_str(), "" | "." | ".."), "{text:?}");
+                assert!(!text.chars().any(char::is_control), "{text:?}");
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    assert!(path.starts_with(mount.path("c")));
+                    assert!(contents.insert(fs::read_to_string(&path).unwrap()), "{text:?} is shown twice");
+                }
+            }
+        }
+        assert_eq!(contents.len(), hostile.len());
+    });
+}
+
+#[test]
+fn names_that_the_service_cannot_hold_are_refused_before_a_request() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        let create = |name: &[u8]| errno(fs::write(mount.path("c").join(std::ffi::OsStr::from_bytes(name)), "x"));
+        let changes = env.changes_of(|| {
+            for name in [b"a%2Fb".as_slice(), b"a%2fb", b"esc\x1b", b"line\nfeed", b"\xff\xfe"] {
+                assert_eq!(create(name), libc::EINVAL, "{name:?}");
+            }
+            assert_eq!(create(&[b'l'; 256]), libc::ENAMETOOLONG);
+        });
+        assert_eq!(changes, []);
+        assert_eq!(env.count(Kind::Upload), 0);
+    });
+}
+
+#[test]
+fn names_travel_there_and_back() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let names = ["quote\"d.txt", "ünï 図.txt", "semi;colon", "per%cent", "back\\slash", "-rf", " leading", "~a", "a'b"];
+        let mount = env.mount(&[]);
+        for name in names {
+            fs::write(mount.path("c").join(name), name).unwrap();
+        }
+        let mut expected: Vec<String> = names.map(str::to_owned).to_vec();
+        expected.sort();
+        assert_eq!(mount.names("c"), expected);
+        mount.unmount(env);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), expected);
+        for name in names {
+            assert_eq!(fs::read_to_string(mount.path("c").join(name)).unwrap(), name);
+        }
+    });
+}

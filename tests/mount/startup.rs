@@ -1,0 +1,217 @@
+//! How a mount begins and ends.
+
+use std::fs;
+use std::process::Output;
+use std::time::Duration;
+
+use containerfs::emulator::{Config, Fault, Kind, Profile};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::env::{Env, fuse_is_missing, is_mounted, noise, on_openai, sha256, wait_until};
+
+/// What `mount` says when it must fail: exit 1, nothing mounted, the key in no output.
+fn refused(env: &Env, output: &Output, expected: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for word in expected {
+        assert!(said.contains(word), "{said:?} does not say {word:?}");
+    }
+    assert!(!said.contains("sk-wrong") && !said.contains("sk-test"), "{said}");
+    assert!(!is_mounted(&env.mountpoint()));
+}
+
+#[test]
+fn a_wrong_key_is_told_on_the_callers_terminal() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Openai);
+    config.api_key = Some("sk-right".to_owned().into());
+    let env = Env::of(config);
+    let dir = env.mountpoint();
+    for foreground in [true, false] {
+        let mut command = env.command(&["mount"]);
+        command.env("OPENAI_API_KEY", "sk-wrong-0123456789");
+        if foreground {
+            command.arg("--foreground");
+        }
+        let output = command.arg(&dir).output().unwrap();
+        refused(&env, &output, &["key", "OPENAI_API_KEY"]);
+    }
+    let traces = String::from_utf8_lossy(&env.traces()).into_owned();
+    assert!(!traces.contains("sk-wrong"), "{traces}");
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_to_do() {
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let output = env.command(&["mount"]).arg(&dir).env_remove("OPENAI_API_KEY").output().unwrap();
+        refused(env, &output, &["no API key", "OPENAI_API_KEY", "--api-key-file"]);
+
+        let absent = dir.join("absent");
+        let output = env.command(&["mount"]).arg(&absent).output().unwrap();
+        refused(env, &output, &["does not exist", "mkdir"]);
+
+        fs::write(dir.join("something"), "").unwrap();
+        let output = env.command(&["mount"]).arg(&dir).output().unwrap();
+        refused(env, &output, &["not empty"]);
+        let output = env.command(&["mount"]).arg(dir.join("something")).output().unwrap();
+        refused(env, &output, &["not a directory"]);
+        fs::remove_file(dir.join("something")).unwrap();
+
+        let output = env.command(&["mount"]).arg(&dir).env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1").output().unwrap();
+        refused(env, &output, &["cannot reach", "127.0.0.1:9"]);
+        let output = env.command(&["mount"]).arg(&dir).env("OPENAI_BASE_URL", "http://10.1.2.3/v1").output().unwrap();
+        refused(env, &output, &["--insecure-http"]);
+        let output = env.command(&["mount", "--container", "absent"]).arg(&dir).output().unwrap();
+        refused(env, &output, &["absent"]);
+        let output = env.command(&["mount", "--nonsense"]).arg(&dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+    });
+}
+
+#[test]
+fn a_mount_goes_to_the_background_and_unmount_ends_it() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let dir = env.mountpoint();
+        let output = env.command(&["mount"]).arg(&dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(dir.join("c").is_dir(), "it answers when the command returns");
+        let again = env.command(&["mount"]).arg(&dir).output().unwrap();
+        assert_eq!(again.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&again.stderr).contains("already"));
+
+        let status = env.command(&["status", "--json"]).arg(&dir).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status[0]["server"], env.emulator.base_url());
+        assert_eq!(status[0]["mountpoint"], dir.to_str().unwrap());
+
+        fs::write(dir.join("c/f"), "x").unwrap();
+        let output = env.command(&["unmount"]).arg(&dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!is_mounted(&dir));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"x");
+        let output = env.command(&["unmount"]).arg(&dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+    });
+}
+
+#[test]
+fn the_form_of_fstab_mounts() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"x");
+        let dir = env.mountpoint();
+        for (source, file) in [("containerfs", "c/f"), ("c", "f")] {
+            let mut command = env.command(&[source]);
+            let output = command.arg(&dir).args(["-o", "rw,dev,suid,_netdev,ttl=1s,ro"]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(fs::read(dir.join(file)).unwrap(), b"x");
+            assert!(fs::write(dir.join(file), "y").is_err(), "ro");
+            assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+        }
+    });
+}
+
+#[test]
+fn a_killed_daemons_mountpoint_is_cleared_by_the_next_mount() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"x");
+        let mut mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["f"]);
+        mount.kill();
+        assert_eq!(fs::metadata(env.dir.path().join("mnt")).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        let dir = env.dir.path().join("mnt");
+        let output = env.command(&["mount"]).arg(&dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read(dir.join("c/f")).unwrap(), b"x");
+        assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+        assert!(!is_mounted(&dir));
+        std::mem::drop(mount);
+    });
+}
+
+#[test]
+fn an_unmount_from_outside_loses_nothing() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(&[]);
+        env.emulator.set_latency(Duration::from_millis(200));
+        mount.sh("c", "touch a b; (echo late; sleep 0.1) > d");
+        assert!(std::process::Command::new("umount").arg(&mount.dir).status().unwrap().success());
+        assert_eq!(mount.wait(), 0);
+        let mut names: Vec<String> = env.store().files(&id).into_iter().map(|file| file.path).collect();
+        names.sort_by_key(|path| path.chars().next_back());
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(env.bytes_on_server(&id, "d"), b"late\n");
+    });
+}
+
+#[test]
+fn sigterm_drains_what_is_open() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(&[]);
+        let mut file = fs::File::create(mount.path("c/f")).unwrap();
+        std::io::Write::write_all(&mut file, &noise(100_000)).unwrap();
+        kill(Pid::from_raw(mount.pid()), Signal::SIGTERM).unwrap();
+        assert_eq!(mount.wait(), 0);
+        drop(file);
+        assert_eq!(sha256(&env.bytes_on_server(&id, "f")), sha256(&noise(100_000)));
+        wait_until("the mount goes", || !is_mounted(&mount.dir));
+    });
+}
+
+#[test]
+fn what_could_not_be_sent_is_kept_and_sent_by_the_next_mount() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--timeout", "1s", "--drain-timeout", "2s"]);
+        env.inject(Kind::Upload, Fault::Status { code: 500, body: None, headers: Default::default() });
+        assert!(crate::env::save(&mount.path("c/f"), b"precious").is_err());
+        assert_eq!(mount.unmount(env), (3, 3));
+        assert!(env.store().files(&id).is_empty());
+        env.emulator.faults().clear();
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"precious", "shown at once");
+        wait_until("it is sent", || env.versions(&id, "f").len() == 1);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"precious");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn the_demo_needs_nothing() {
+    on_openai(|env| {
+        let dir = env.dir.path().join("made/by/demo");
+        let mut command = env.command(&["mount", "--demo"]);
+        let command = command.arg(&dir).env_remove("OPENAI_API_KEY").env_remove("OPENAI_BASE_URL");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.len() >= 2 && names.iter().any(|name| name == "auto"), "{names:?}");
+        let chart = fs::read(dir.join("quarterly-report/chart.png")).unwrap();
+        assert!(chart.starts_with(b"\x89PNG"));
+        fs::write(dir.join("auto/note.txt"), "hi").unwrap();
+        assert_eq!(fs::read(dir.join("auto/note.txt")).unwrap(), b"hi");
+        assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+    });
+}
+
+#[test]
+fn completions_and_the_manual_page_are_printed() {
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_containerfs")).args(args).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).contains("--write-back") == run(&["mount", "--help"]).contains("--write-back"));
+        assert!(run(&["completions", shell]).contains("content-ttl"));
+    }
+    assert!(run(&["man"]).contains(".TH"));
+}

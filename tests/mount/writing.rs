@@ -1,0 +1,280 @@
+//! One save is one POST; an overwrite is a POST and then a DELETE.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use containerfs::emulator::Kind::{DeleteFile, Upload};
+
+use crate::env::{noise, on_both_profiles, on_openai, program_is_missing, sha256, wait_until};
+
+#[test]
+fn a_new_file_is_one_post() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        let changes = env.changes_of(|| fs::write(mount.path("c/new.txt"), "hello").unwrap());
+        assert_eq!(changes, [Upload]);
+        assert_eq!(env.bytes_on_server(&id, "new.txt"), b"hello");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload], "nothing more at the end");
+    });
+}
+
+#[test]
+fn an_overwrite_is_one_post_and_one_delete() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.txt", b"old");
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/f.txt")).unwrap(), b"old");
+        let changes = env.changes_of(|| fs::write(mount.path("c/f.txt"), "newer").unwrap());
+        let replaced_by_the_server = env.emulator.requests().iter().all(|request| request.kind != DeleteFile);
+        if replaced_by_the_server {
+            assert_eq!(changes, [Upload], "a server that replaces by name");
+        } else {
+            assert_eq!(changes, [Upload, DeleteFile]);
+        }
+        assert_eq!(env.bytes_on_server(&id, "f.txt"), b"newer");
+        assert_eq!(fs::read(mount.path("c/f.txt")).unwrap(), b"newer");
+        assert_eq!(mount.names("c"), ["f.txt"]);
+    });
+}
+
+#[test]
+fn a_models_file_is_overwritten_too() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/f.txt", b"the model's");
+        let mount = env.mount(&[]);
+        let changes = env.changes_of(|| fs::write(mount.path("c/f.txt"), "mine").unwrap());
+        assert_eq!(changes, [Upload, DeleteFile]);
+        assert_eq!(env.bytes_on_server(&id, "f.txt"), b"mine");
+        assert_eq!(mount.names("c"), ["f.txt"]);
+    });
+}
+
+#[test]
+fn removing_is_one_delete() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.txt", b"x");
+        let mount = env.mount(&[]);
+        let changes = env.changes_of(|| fs::remove_file(mount.path("c/f.txt")).unwrap());
+        assert_eq!(changes, [DeleteFile]);
+        assert!(env.store().files(&id).is_empty());
+        assert!(!mount.path("c/f.txt").exists());
+    });
+}
+
+#[test]
+fn the_same_bytes_again_are_not_sent() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.txt", b"same");
+        let mount = env.mount(&[]);
+        for _ in 0..2 {
+            let changes = env.changes_of(|| fs::write(mount.path("c/f.txt"), "same").unwrap());
+            assert_eq!(changes, []);
+        }
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), []);
+        assert_eq!(env.bytes_on_server(&id, "f.txt"), b"same");
+    });
+}
+
+#[test]
+fn two_writers_of_one_descriptor_are_one_post() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        for (script, expected) in [
+            ("sh -c '{ echo a; /bin/echo b; } > f'", "a\nb\n"),
+            ("sh -c 'exec 3>f; echo a >&3; echo b >&3; exec 3>&-'", "a\nb\n"),
+            ("sh -c '(echo a; (echo b; echo c)) > f'", "a\nb\nc\n"),
+        ] {
+            let changes = env.changes_of(|| {
+                mount.sh("c", script);
+                wait_until("the upload arrives", || env.versions(&id, "f").len() == 1 && !env.changes().is_empty());
+            });
+            assert_eq!(changes, [Upload], "{script}");
+            assert_eq!(env.bytes_on_server(&id, "f"), expected.as_bytes(), "{script}");
+            mount.sh("c", "rm f");
+        }
+    });
+}
+
+#[test]
+fn a_child_that_outlives_its_parents_close_is_one_post() {
+    if program_is_missing("python3") {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        let script = "python3 -c \"
+import subprocess
+with open('f', 'w') as f:
+    p = subprocess.Popen(['sh', '-c', 'sleep 0.3; echo late'], stdout=f)
+p.wait()\"";
+        let changes = env.changes_of(|| {
+            mount.sh("c", script);
+            wait_until("the upload arrives", || !env.versions(&id, "f").is_empty());
+        });
+        assert_eq!(changes, [Upload]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"late\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload]);
+    });
+}
+
+#[test]
+fn an_empty_file_arrives_after_its_last_close() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        mount.sh("c", "touch empty");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload]);
+        assert_eq!(env.bytes_on_server(&id, "empty"), b"");
+    });
+}
+
+#[test]
+fn every_way_to_change_a_file_arrives() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh("c", "printf 0123456789 > f");
+        let steps: [(&str, &[u8]); 6] = [
+            ("printf AB | dd of=f bs=1 seek=3 conv=notrunc status=none", b"012AB56789"),
+            ("truncate -s 4 f", b"012A"),
+            ("truncate -s 6 f", b"012A\0\0"),
+            ("printf xyz >> f", b"012A\0\0xyz"),
+            ("printf short > f", b"short"),
+            (": > f", b""),
+        ];
+        for (step, expected) in steps {
+            mount.sh("c", step);
+            wait_until(step, || {
+                let versions = env.versions(&id, "f");
+                versions.len() == 1 && env.store().content(&id, &versions[0].id).unwrap() == expected
+            });
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), expected, "{step}");
+        }
+    });
+}
+
+#[test]
+fn a_shared_writable_mapping_arrives() {
+    if program_is_missing("python3") {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.bin", &noise(10_000));
+        let mount = env.mount(&[]);
+        let script = "python3 -c \"
+import mmap
+with open('f.bin', 'r+b') as f:
+    m = mmap.mmap(f.fileno(), 0)
+    m[5000:5005] = b'HELLO'
+    m.flush()
+    m.close()\"";
+        mount.sh("c", script);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mut expected = noise(10_000);
+        expected[5000..5005].copy_from_slice(b"HELLO");
+        assert_eq!(sha256(&env.bytes_on_server(&id, "f.bin")), sha256(&expected));
+    });
+}
+
+#[test]
+fn thirty_mebibytes_go_up_and_come_down() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let bytes = noise(30 << 20);
+        let mount = env.mount(&[]);
+        let local = env.dir.path().join("local.bin");
+        fs::write(&local, &bytes).unwrap();
+        let changes = env.changes_of(|| {
+            fs::copy(&local, mount.path("c/big.bin")).unwrap();
+        });
+        assert_eq!(changes, [Upload]);
+        assert_eq!(sha256(&env.bytes_on_server(&id, "big.bin")), sha256(&bytes));
+        assert_eq!(mount.unmount(env), (0, 0));
+        fs::remove_dir_all(env.dir.path().join("cache")).unwrap();
+        let mount = env.mount(&[]);
+        assert_eq!(sha256(&fs::read(mount.path("c/big.bin")).unwrap()), sha256(&bytes));
+    });
+}
+
+#[test]
+fn times_and_modes_follow_a_file_through_saves_renames_and_remounts() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        let local = env.dir.path().join("local");
+        fs::write(&local, "x").unwrap();
+        mount.sh("", &format!("touch -d '2020-02-02 02:02:02' {0}; chmod 640 {0}; cp -p {0} c/f", local.display()));
+        let expected = fs::metadata(&local).unwrap();
+        let check = |path: &std::path::Path| {
+            let found = fs::metadata(path).unwrap();
+            assert_eq!((found.mtime(), found.mtime_nsec()), (expected.mtime(), expected.mtime_nsec()));
+            assert_eq!(found.mode() & 0o777, 0o640);
+        };
+        check(&mount.path("c/f"));
+        mount.sh("c", "mv f g");
+        check(&mount.path("c/g"));
+        let before = fs::metadata(mount.path("c/g")).unwrap();
+        mount.unmount(env);
+        let mount = env.mount(&[]);
+        check(&mount.path("c/g"));
+        assert_eq!(before.len(), fs::metadata(mount.path("c/g")).unwrap().len());
+    });
+}
+
+#[test]
+fn nothing_that_stat_shows_changes_when_an_upload_lands() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        let file = fs::File::create(mount.path("c/f")).unwrap();
+        std::io::Write::write_all(&mut &file, b"bytes").unwrap();
+        let shown = |m: fs::Metadata| (m.ino(), m.len(), m.mtime(), m.mtime_nsec(), m.mode());
+        let before = shown(file.metadata().unwrap());
+        drop(file);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(shown(fs::metadata(mount.path("c/f")).unwrap()), before);
+    });
+}
+
+#[test]
+fn what_was_uploaded_is_read_back_without_a_request() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        fs::write(mount.path("c/f"), noise(100_000)).unwrap();
+        mount.sh("", "echo 3 > /proc/sys/vm/drop_caches || true");
+        env.emulator.forget_requests();
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), noise(100_000));
+        assert!(env.emulator.requests().is_empty(), "{:?}", env.emulator.requests());
+    });
+}
+
+#[test]
+fn an_unlinked_open_file_is_read_to_its_end() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/f.bin", &noise(3 << 20));
+        let mount = env.mount(&[]);
+        let mut file = fs::File::open(mount.path("c/f.bin")).unwrap();
+        fs::remove_file(mount.path("c/f.bin")).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        assert_eq!(sha256(&bytes), sha256(&noise(3 << 20)));
+        drop(file);
+        wait_until("the file is deleted", || env.store().files(&id).is_empty());
+    });
+}
