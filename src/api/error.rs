@@ -99,11 +99,8 @@ impl Error {
     ) -> Self {
         let told = Told::parse(body);
         let kind = kind_of(operation, status, &told);
-        let message = if told.message.is_empty() {
-            format!("the server answered {status}")
-        } else {
-            told.message.clone()
-        };
+        let message =
+            if told.message.is_empty() { format!("the server answered {status}") } else { told.message };
         let mut error = Self::new(kind, operation, message);
         error.status = Some(status.as_u16());
         error.request_id = request_id(headers);

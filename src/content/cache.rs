@@ -204,7 +204,7 @@ impl Cache {
         let path = self.room(key).join(entry_name(&key.hash, len, sha256));
         let small = (len <= SMALL).then(|| read_whole(file.as_file(), len)).transpose()?;
         file.persist(&path).map_err(|failed| failed.error)?;
-        self.shelve(key, path, len, small);
+        self.shelve(key, &path, len, small);
         Ok(())
     }
 
@@ -267,10 +267,10 @@ impl Cache {
         if key.durable { &self.durable } else { self.volatile.path() }
     }
 
-    fn shelve(&self, key: &Key, path: PathBuf, len: u64, small: Option<Bytes>) {
+    fn shelve(&self, key: &Key, path: &Path, len: u64, small: Option<Bytes>) {
         let mut shelves = self.shelves();
         if let Some(old) =
-            shelves.disk.put(key.hash.clone(), Entry { path: path.clone(), len, verified: true })
+            shelves.disk.put(key.hash.clone(), Entry { path: path.to_owned(), len, verified: true })
         {
             shelves.disk_bytes -= old.len;
             if old.path != path {

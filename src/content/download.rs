@@ -82,7 +82,7 @@ impl Drop for Body {
 
 impl Body {
     /// The length in bytes, once it is known.
-    pub fn len(&self) -> Option<u64> {
+    pub fn known_len(&self) -> Option<u64> {
         match &self.0 {
             Source::Memory(bytes) => Some(bytes.len() as u64),
             Source::Disk(_, len) => Some(*len),
@@ -143,7 +143,7 @@ impl Body {
     /// # Errors
     /// The download failed before its length was known.
     pub async fn total(&self) -> Result<u64, Error> {
-        let Source::Flight(flight) = &self.0 else { return Ok(self.len().unwrap_or(0)) };
+        let Source::Flight(flight) = &self.0 else { return Ok(self.known_len().unwrap_or(0)) };
         let mut changes = flight.progress.subscribe();
         let known = changes.wait_for(|progress| progress.total.is_some() || progress.ended.is_some()).await;
         let progress = known.map(|progress| progress.clone()).unwrap_or_default();
@@ -159,7 +159,7 @@ impl Body {
     /// # Errors
     /// The download failed.
     pub async fn whole(&self) -> Result<u64, Error> {
-        let Source::Flight(flight) = &self.0 else { return Ok(self.len().unwrap_or(0)) };
+        let Source::Flight(flight) = &self.0 else { return Ok(self.known_len().unwrap_or(0)) };
         let mut changes = flight.progress.subscribe();
         let ended = changes.wait_for(|progress| progress.ended.is_some()).await;
         let progress = ended.map(|progress| progress.clone()).unwrap_or_default();

@@ -43,7 +43,7 @@ struct Candidate {
 }
 
 /// Lays a list of containers, newest first, over the root.
-pub fn apply_containers(tree: &mut Tree, containers: Vec<Container>, started: Instant) -> Changes {
+pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Instant) -> Changes {
     let mut changes = Changes::default();
     let ids: HashSet<&str> = containers.iter().map(|c| c.id.as_str()).collect();
     let mut live: Vec<&Container> = containers.iter().filter(|c| c.is_live()).collect();
@@ -169,8 +169,12 @@ pub fn made_up(name: &str, id: &str, free: impl Fn(&str) -> bool) -> String {
     for salt in 0..64 {
         tries.push(names::hashed_id(&format!("{id}#{salt}")));
     }
-    let candidates = tries.iter().map(|tag| names::tagged(name, tag));
-    candidates.clone().find(|name| free(name)).or_else(|| candidates.last()).unwrap_or_else(|| id.to_owned())
+    let mut candidates = tries.iter().map(|tag| names::tagged(name, tag));
+    candidates
+        .clone()
+        .find(|name| free(name))
+        .or_else(|| candidates.next_back())
+        .unwrap_or_else(|| id.to_owned())
 }
 
 fn is_same_version(shown: &FileNode, file: &File) -> bool {

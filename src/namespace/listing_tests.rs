@@ -62,11 +62,11 @@ fn the_oldest_container_has_the_bare_name_and_expired_ones_are_not_shown() {
         container("cntr_bbbbbbbb01", "auto", "expired", 2),
         container("cntr_aaaaaaaa01", "auto", "running", 1),
     ];
-    apply_containers(&mut tree, list.clone(), Instant::now());
+    apply_containers(&mut tree, &list, Instant::now());
     let names: Vec<_> = tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect();
     assert_eq!(names, [Arc::from("auto"), Arc::<str>::from("auto~cccccccc")]);
     // A name once given holds when the oldest is gone.
-    apply_containers(&mut tree, list[..1].to_vec(), Instant::now());
+    apply_containers(&mut tree, &list[..1], Instant::now());
     let names: Vec<_> = tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect();
     assert_eq!(names, [Arc::<str>::from("auto~cccccccc")]);
 }
@@ -75,7 +75,7 @@ fn the_oldest_container_has_the_bare_name_and_expired_ones_are_not_shown() {
 fn the_newest_of_several_files_has_the_bare_name_and_the_others_keep_theirs() {
     let mut fixture = Fixture::new();
     let (old, new) = (file("cfile_11111111", "x.csv", 1), file("cfile_22222222", "x.csv", 2));
-    fixture.list(&[new.clone(), old.clone()]);
+    fixture.list(&[new, old.clone()]);
     assert_eq!(fixture.names(), ["x.csv", "x~11111111.csv"]);
     fixture.list(std::slice::from_ref(&old));
     assert_eq!(fixture.names(), ["x~11111111.csv"]);

@@ -322,7 +322,7 @@ impl Vfs {
     }
 
     fn learnt_length(&self, ino: Ino, id: &FileId, body: &Body) {
-        let Some(len) = body.len() else { return };
+        let Some(len) = body.known_len() else { return };
         let mut state = self.state();
         let Some(file) = state.tree.file_mut(ino) else { return };
         if file.id() == Some(id) && file.size.is_none_or(|(size, _)| size != len) {

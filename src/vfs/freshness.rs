@@ -141,7 +141,7 @@ impl Vfs {
             None => self.client.all_containers().await.map_err(Error::from).map(|mut containers| {
                 let mut state = self.state();
                 containers.retain(|container| !state.dead_containers.contains(&container.id));
-                listing::apply_containers(&mut state.tree, containers, started)
+                listing::apply_containers(&mut state.tree, &containers, started)
             }),
             Some(id) => {
                 self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into())).map(|files| {

@@ -165,7 +165,7 @@ impl Vfs {
             None => {
                 let mut tree = Tree::new();
                 let containers = client.all_containers().await?;
-                crate::namespace::listing::apply_containers(&mut tree, containers, started);
+                crate::namespace::listing::apply_containers(&mut tree, &containers, started);
                 tree
             }
             Some(wanted) => Tree::of_container(find_container(&client, wanted).await?),

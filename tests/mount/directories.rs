@@ -61,7 +61,8 @@ fn a_rename_is_a_post_and_a_delete() {
         env.store().put_upload(&id, "old.txt", b"bytes");
         let mount = env.mount(&[]);
         let before = crate::env::ino(&mount.path("c/old.txt"));
-        let changes = env.changes_of(|| fs::rename(mount.path("c/old.txt"), mount.path("c/new.txt")).unwrap());
+        let changes =
+            env.changes_of(|| fs::rename(mount.path("c/old.txt"), mount.path("c/new.txt")).unwrap());
         assert_eq!(changes, [Upload, DeleteFile]);
         assert_eq!(mount.names("c"), ["new.txt"]);
         assert_eq!(env.store().files(&id).len(), 1);
@@ -131,11 +132,17 @@ fn directories_hold_files_on_every_server_and_survive_a_remount() {
         let id = env.container("c");
         let mount = env.mount(&[]);
         mount.sh("c", "mkdir -p a/b empty && echo one > a/b/f && echo two > a/g");
-        assert_eq!(mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"), "./a ./a/b ./a/b/f ./a/g ./empty ");
+        assert_eq!(
+            mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"),
+            "./a ./a/b ./a/b/f ./a/g ./empty "
+        );
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.store().files(&id).len(), 2, "{:?}: the probe is deleted", env.store().files(&id));
         let mount = env.mount(&[]);
-        assert_eq!(mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"), "./a ./a/b ./a/b/f ./a/g ./empty ");
+        assert_eq!(
+            mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"),
+            "./a ./a/b ./a/b/f ./a/g ./empty "
+        );
         assert_eq!(mount.sh("c", "cat a/b/f a/g"), "one\ntwo\n");
         mount.sh("c", "rm a/b/f && test -d a/b && rmdir a/b empty");
         assert_eq!(mount.sh("c", "find . -mindepth 1 | sort | tr '\\n' ' '"), "./a ./a/g ");

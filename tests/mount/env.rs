@@ -36,7 +36,8 @@ pub(crate) fn fuse_is_missing() -> bool {
 
 /// The same for a program.
 pub(crate) fn program_is_missing(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
+    let found =
+        Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
     is_missing(program, !found)
 }
 
@@ -129,7 +130,12 @@ impl Env {
     /// Requests that change something, in order.
     pub(crate) fn changes(&self) -> Vec<Kind> {
         let changes = [Kind::Upload, Kind::DeleteFile, Kind::CreateContainer, Kind::DeleteContainer];
-        self.emulator.requests().iter().map(|request| request.kind).filter(|kind| changes.contains(kind)).collect()
+        self.emulator
+            .requests()
+            .iter()
+            .map(|request| request.kind)
+            .filter(|kind| changes.contains(kind))
+            .collect()
     }
 
     /// Runs something and returns the changing requests that it made.

@@ -10,8 +10,13 @@ use crate::env::{errno, on_both_profiles, on_openai, save, wait_until};
 #[test]
 fn reading_tells_what_the_server_said() {
     let cases = [
-        (401, libc::EACCES), (403, libc::EACCES), (400, libc::EINVAL), (408, libc::ETIMEDOUT), (429, libc::EBUSY),
-        (500, libc::EIO), (503, libc::EIO),
+        (401, libc::EACCES),
+        (403, libc::EACCES),
+        (400, libc::EINVAL),
+        (408, libc::ETIMEDOUT),
+        (429, libc::EBUSY),
+        (500, libc::EIO),
+        (503, libc::EIO),
     ];
     on_both_profiles(|env| {
         let id = env.container("c");
@@ -33,14 +38,22 @@ fn closing_tells_what_the_server_said() {
         let id = env.container("c");
         let mount = env.mount(&["--timeout", "3s"]);
         let cases = [
-            (401, Errno::EACCES), (400, Errno::EINVAL), (413, Errno::EFBIG), (429, Errno::EBUSY), (500, Errno::EIO),
+            (401, Errno::EACCES),
+            (400, Errno::EINVAL),
+            (413, Errno::EFBIG),
+            (429, Errno::EBUSY),
+            (500, Errno::EIO),
         ];
         for (code, expected) in cases {
             let name = format!("f{code}");
             env.status_fault(Kind::Upload, code);
             assert_eq!(save(&mount.path("c").join(&name), b"precious"), Err(expected), "{code}");
             env.emulator.faults().clear();
-            assert_eq!(fs::read(mount.path("c").join(&name)).unwrap(), b"precious", "the bytes are still shown");
+            assert_eq!(
+                fs::read(mount.path("c").join(&name)).unwrap(),
+                b"precious",
+                "the bytes are still shown"
+            );
         }
         assert_eq!(save(&mount.path("c/f500"), b"precious again"), Ok(()), "a later save is sent");
         assert_eq!(env.bytes_on_server(&id, "f500"), b"precious again");
@@ -86,8 +99,7 @@ fn a_server_that_hangs_holds_nobody_for_longer_than_the_timeout() {
         assert_eq!(save(&mount.path("c/g"), b"x"), Err(Errno::ETIMEDOUT));
         env.inject(Kind::ListFiles, Fault::HangBefore);
         std::thread::sleep(std::time::Duration::from_millis(200));
-        assert_eq!(errno(fs::read_dir(mount.path("c")).map(|mut entries| entries.next().unwrap().unwrap()).map(drop)
-            .and_then(|()| fs::metadata(mount.path("c/other")).map(drop))), libc::ETIMEDOUT);
+        assert_eq!(errno(fs::metadata(mount.path("c/other"))), libc::ETIMEDOUT);
         env.emulator.faults().clear();
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
     });
@@ -125,7 +137,9 @@ fn replies_that_are_not_the_apis_are_protocol_errors() {
         env.container("c");
         let mount = env.mount(&["--ttl", "10ms"]);
         let faults = [
-            Fault::Html200, Fault::WrongShape200, Fault::EndlessList,
+            Fault::Html200,
+            Fault::WrongShape200,
+            Fault::EndlessList,
             Fault::Redirect { location: "http://127.0.0.1:1/steal".to_owned() },
         ];
         for fault in faults {

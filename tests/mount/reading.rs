@@ -52,7 +52,9 @@ fn many_readers_are_one_download() {
         env.emulator.set_latency(Duration::from_millis(50));
         thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| assert_eq!(sha256(&fs::read(mount.path("c/f.bin")).unwrap()), sha256(&noise(4 << 20))));
+                scope.spawn(|| {
+                    assert_eq!(sha256(&fs::read(mount.path("c/f.bin")).unwrap()), sha256(&noise(4 << 20)));
+                });
             }
         });
         assert_eq!(env.count(Kind::Content), 1);
@@ -112,7 +114,9 @@ fn a_new_version_from_elsewhere_is_another_inode_with_its_own_bytes() {
         let before = ino(&mount.path("c/f"));
         env.store().delete_file(&id, &old);
         env.store().put_upload(&id, "f", b"new ones");
-        wait_until("the new version is read", || fs::read(mount.path("c/f")).is_ok_and(|bytes| bytes == b"new ones"));
+        wait_until("the new version is read", || {
+            fs::read(mount.path("c/f")).is_ok_and(|bytes| bytes == b"new ones")
+        });
         assert_ne!(ino(&mount.path("c/f")), before);
     });
 }
@@ -126,7 +130,9 @@ fn a_file_rewritten_under_the_same_id_is_trusted_for_the_content_ttl_only() {
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"one");
         let file = env.store().files(&id)[0].id.clone();
         env.store().rewrite_model_file(&id, &file, b"and longer");
-        wait_until("the new bytes are read", || fs::read(mount.path("c/f")).is_ok_and(|bytes| bytes == b"and longer"));
+        wait_until("the new bytes are read", || {
+            fs::read(mount.path("c/f")).is_ok_and(|bytes| bytes == b"and longer")
+        });
         assert_eq!(fs::metadata(mount.path("c/f")).unwrap().len(), 10);
     });
 }
@@ -178,7 +184,9 @@ fn any_part_of_a_file_is_right_in_any_order() {
         env.store().put_upload(&id, "f.bin", &bytes);
         let mount = env.mount(&[]);
         let file = fs::File::open(mount.path("c/f.bin")).unwrap();
-        for (offset, len) in [(1_234_000, 567), (0, 10), (600_000, 100_000), (1_234_566, 1), (99, 1), (4095, 2)] {
+        for (offset, len) in
+            [(1_234_000, 567), (0, 10), (600_000, 100_000), (1_234_566, 1), (99, 1), (4095, 2)]
+        {
             let mut part = vec![0; len];
             file.read_exact_at(&mut part, offset).unwrap();
             let start = usize::try_from(offset).unwrap();

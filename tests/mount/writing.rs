@@ -94,7 +94,9 @@ fn two_writers_of_one_descriptor_are_one_post() {
         ] {
             let changes = env.changes_of(|| {
                 mount.sh("c", script);
-                wait_until("the upload arrives", || env.versions(&id, "f").len() == 1 && !env.changes().is_empty());
+                wait_until("the upload arrives", || {
+                    env.versions(&id, "f").len() == 1 && !env.changes().is_empty()
+                });
             });
             assert_eq!(changes, [Upload], "{script}");
             assert_eq!(env.bytes_on_server(&id, "f"), expected.as_bytes(), "{script}");
@@ -216,7 +218,10 @@ fn times_and_modes_follow_a_file_through_saves_renames_and_remounts() {
         let mount = env.mount(&[]);
         let local = env.dir.path().join("local");
         fs::write(&local, "x").unwrap();
-        mount.sh("", &format!("touch -d '2020-02-02 02:02:02' {0}; chmod 640 {0}; cp -p {0} c/f", local.display()));
+        mount.sh(
+            "",
+            &format!("touch -d '2020-02-02 02:02:02' {0}; chmod 640 {0}; cp -p {0} c/f", local.display()),
+        );
         let expected = fs::metadata(&local).unwrap();
         let check = |path: &std::path::Path| {
             let found = fs::metadata(path).unwrap();
