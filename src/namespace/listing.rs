@@ -16,7 +16,9 @@ use crate::namespace::records::{ContainerRecords, Records};
 /// What a list changed.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Entries whose meaning changed: directory and name.
+    /// Entries that are no more, or mean another inode: directory and name. New ones are not among them: the kernel
+    /// remembers an absence no longer than the list that told it, and a directory it was told to forget would be
+    /// lost to whoever works in it.
     pub entries: Vec<(Ino, Arc<str>)>,
     /// Versions uploaded here that a list does not show; the caller asks for them by id.
     pub missing: Vec<(Ino, FileId)>,
@@ -80,7 +82,6 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     }
     for (name, container) in named {
         tree.insert(ROOT, &name, Kind::Container(Box::new(ContainerNode::new(container.clone()))));
-        changes.entries.push((ROOT, Arc::from(name)));
     }
     tree.listed = Some(started);
     changes
@@ -290,7 +291,6 @@ fn settle_directories(
             tree.rename(file, parent, &aside);
         }
         tree.directory(container, path);
-        changes.entries.push((parent, Arc::from(name)));
     }
 }
 
@@ -326,7 +326,6 @@ fn place(
         let (parent, name) = split(&path);
         let parent = tree.directory(container, &parent);
         tree.rename(ino, parent, &name);
-        changes.entries.push((parent, Arc::from(name)));
     }
     for (path, owner) in shown {
         match owner {
@@ -348,7 +347,6 @@ fn place(
                 let node = FileNode::listed(container, file, attributes, started);
                 let is_unsized = node.size.is_none();
                 let ino = tree.insert(parent, &name, Kind::File(Box::new(node)));
-                changes.entries.push((parent, Arc::from(name)));
                 if is_unsized {
                     changes.unsized_files.push(ino);
                 }

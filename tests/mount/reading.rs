@@ -260,3 +260,15 @@ fn the_tools_that_people_use_work() {
         mount.sh("c", "tail -c 4 a.txt && head -1 sub/b.txt && wc -l sub/b.txt");
     });
 }
+
+#[test]
+fn a_shell_stays_in_its_directory_when_the_listing_is_refreshed() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/sub/f", b"x");
+        let mount = env.mount(&["--ttl", "200ms"]);
+        let script = "cd c/sub && for i in 1 2 3 4; do sleep 0.15; /bin/pwd; ls; done";
+        let expected = format!("{}\nf\n", mount.path("c/sub").display()).repeat(4);
+        assert_eq!(mount.sh("", script), expected);
+    });
+}
