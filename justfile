@@ -1,0 +1,19 @@
+# The habits. `just` lists them.
+
+default:
+    @just --list
+
+# Format, lints, dependencies, documentation.
+check:
+    cargo fmt --all --check
+    cargo clippy --all-targets -- -D warnings
+    cargo deny check
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# Every test, on real mounts.
+test:
+    cargo test
+
+# Sample containers on ~/containers.
+demo:
+    cargo run --release -- mount --demo ~/containers
