@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
+use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
 
@@ -43,6 +44,7 @@ pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, St
                 if let Some(Err(error)) = report.map(Reporter::ready) {
                     tracing::warn!(%error, "the standard streams stay open");
                 }
+                tell_systemd(&[NotifyState::Ready]);
                 Ok(mounted.serve().await)
             }
             Err(message) => {
@@ -96,6 +98,7 @@ impl Mounted {
             () = self.signals.next() => tracing::info!("ended by a signal"),
             request = self.unmounts.recv() => asked = request,
         }
+        tell_systemd(&[NotifyState::Stopping]);
         let within = asked.as_ref().and_then(|request| request.within).unwrap_or(self.drain_timeout);
         let left = tokio::select! {
             left = self.vfs.drain(within) => left,
@@ -115,6 +118,13 @@ impl Mounted {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         left
+    }
+}
+
+/// A unit of `Type=notify` waits for this; without systemd it says nothing to nobody.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::debug!(%error, "systemd was not told");
     }
 }
 

@@ -194,6 +194,28 @@ fn what_could_not_be_sent_is_kept_and_sent_by_the_next_mount() {
 }
 
 #[test]
+fn systemd_is_told_when_the_mount_answers_and_when_it_ends() {
+    on_openai(|env| {
+        let path = env.dir.path().join("notify");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(crate::env::PATIENCE)).unwrap();
+        let mut message = [0; 64];
+        let mut next = || {
+            let got = socket.recv(&mut message).unwrap();
+            String::from_utf8_lossy(&message[..got]).trim().to_owned()
+        };
+        let dir = env.mountpoint();
+        let mut command = env.command(&["mount", "--foreground"]);
+        let mut child = command.arg(&dir).env("NOTIFY_SOCKET", &path).spawn().unwrap();
+        assert_eq!(next(), "READY=1");
+        assert!(is_mounted(&dir));
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        assert_eq!(next(), "STOPPING=1");
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+#[test]
 fn the_demo_needs_nothing() {
     on_openai(|env| {
         let dir = env.dir.path().join("made/by/demo");
