@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::api::{ContainerId, FileId};
 
@@ -34,6 +35,22 @@ pub struct Meta {
     pub reason: Option<String>,
     /// Whether the server refused it for good.
     pub refused: bool,
+    /// POSTs under this name that may have happened without an answer.
+    #[serde(default)]
+    pub sent: Vec<Sent>,
+}
+
+/// A POST that was begun, and whose answer is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The path below the container.
+    pub path: String,
+    /// Bytes.
+    pub len: u64,
+    /// Of the bytes, in hex; none means that they are those beside.
+    pub sha256: Option<String>,
+    /// Ids that the path had before.
+    pub known: Vec<FileId>,
 }
 
 /// A staging file. It outlives this value until [`Staging::discard`]: bytes are never dropped by accident.
@@ -145,6 +162,16 @@ impl Staging {
     /// What `meta.json` says, if it is there and whole.
     pub fn meta(&self) -> Option<Meta> {
         serde_json::from_slice(&fs::read(self.dir.join("meta.json")).ok()?).ok()
+    }
+
+    /// SHA-256 of the bytes, in hex.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sha256(&self) -> io::Result<String> {
+        let mut digest = Sha256::new();
+        io::copy(&mut File::open(self.data())?, &mut digest)?;
+        Ok(hex::encode(digest.finalize()))
     }
 
     /// Removes the bytes: they are on the server, or their owner removed the file.
@@ -281,6 +308,7 @@ mod tests {
             closed: true,
             reason: None,
             refused: false,
+            sent: Vec::new(),
         }
     }
 

@@ -93,6 +93,11 @@ impl Records {
         self.containers.get(container)
     }
 
+    /// Every file that was deleted here.
+    pub fn tombstones(&self) -> impl Iterator<Item = &FileId> {
+        self.containers.values().flat_map(|records| &records.tombstones)
+    }
+
     /// Whether the server keeps directories in upload names; `None` until a probe has told.
     pub fn directories_kept(&self) -> Option<bool> {
         self.directories_kept

@@ -9,10 +9,11 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Key;
-use crate::journal::stage::Meta;
+use crate::journal::stage::{Meta, Sent};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::drain::Left;
+use crate::vfs::lost::Lost;
 use crate::vfs::writer::{Frozen, Writer};
 use crate::vfs::{Error, Result, Vfs};
 
@@ -152,13 +153,11 @@ impl Vfs {
             inner.sent = frozen.generation;
             return Ok(());
         }
-        let filename = self.filename(&to.container, &to.path).await?;
-        if let Some(meta) = self.meta(ino, Some(to)) {
-            frozen.staging.write_meta(&meta, false)?;
-        }
-        let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
-        let sent = self.client.upload(&to.container, &filename, body).await?;
-        let uploaded = Arc::new(as_uploaded(sent, frozen.len));
+        let uploaded = match self.already_there(ino, writer, to, frozen).await? {
+            Some(file) => file,
+            None => self.post(ino, to, frozen).await?,
+        };
+        let uploaded = Arc::new(as_uploaded(uploaded, frozen.len));
         let key = Key::new(&to.container, &uploaded);
         if let Err(error) = self.downloads.cache().adopt_copy(&key, &frozen.staging.data()) {
             tracing::warn!(%error, "an upload was not kept in the cache");
@@ -185,6 +184,62 @@ impl Vfs {
             self.delete_version(&to.container, &uploaded.id).await;
         }
         Ok(())
+    }
+
+    /// Sends frozen bytes, after a durable note of what is about to be sent.
+    async fn post(self: &Arc<Self>, ino: Ino, to: &Destination, frozen: &Frozen) -> Result<api::File> {
+        let filename = self.filename(&to.container, &to.path).await?;
+        let known = {
+            let state = self.state();
+            let container = state.tree.containers.get(&to.container).copied();
+            container.map(|container| state.versions_of(container, &to.path)).unwrap_or_default()
+        };
+        if let Some(mut meta) = self.meta(ino, Some(to)) {
+            let known = known.iter().cloned().collect();
+            meta.sent.push(Sent { path: to.path.clone(), len: frozen.len, sha256: None, known });
+            let staging = frozen.staging.clone();
+            let noted = tokio::task::spawn_blocking(move || {
+                staging.sync()?;
+                staging.write_meta(&meta, true)
+            });
+            noted.await.map_err(|error| Error::told(libc::EIO, error.to_string()))??;
+        }
+        let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
+        let sent = self.client.upload(&to.container, &filename, body).await;
+        if sent.as_ref().is_err_and(|error| error.may_have_happened) {
+            let (container, path, len) = (to.container.clone(), to.path.clone(), frozen.len);
+            let lost = Lost { container, path, len, sha256: frozen.staging.sha256()?, known };
+            self.state().lost.push(lost);
+        }
+        Ok(sent?)
+    }
+
+    /// What a lost POST has left of these very bytes under this very name. What others have left is replaced.
+    async fn already_there(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Writer,
+        to: &Destination,
+        frozen: &Frozen,
+    ) -> Result<Option<api::File>> {
+        let found = self.find_lost(&to.container, &to.path).await?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let sha256 = frozen.staging.sha256()?;
+        let mut ours = None;
+        let mut state = self.state();
+        for version in found {
+            if version.ino != ino {
+                state.tree.unlink(version.ino);
+            }
+            if ours.is_none() && version.lost.sha256 == sha256 {
+                ours = Some((*version.file).clone());
+            } else {
+                writer.inner().replaces.push(version.file.id.clone());
+            }
+        }
+        Ok(ours)
     }
 
     /// Whether the version that the writer saw is still there and has these very bytes, by a list fetched after the
@@ -251,15 +306,18 @@ impl Vfs {
             Some(destination) => destination.container.clone(),
             None => state.tree.container(file.container)?.container.id.clone(),
         };
+        let path = destination.map_or_else(|| state.tree.path(ino), |destination| destination.path.clone());
+        let sent = state.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent).collect();
         Some(Meta {
             container,
-            path: destination.map_or_else(|| state.tree.path(ino), |destination| destination.path.clone()),
+            path,
             replaces: file.id().cloned(),
             mtime: file.attributes.mtime,
             mode: file.attributes.mode,
             closed: true,
             reason: None,
             refused: false,
+            sent,
         })
     }
 

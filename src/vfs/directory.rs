@@ -140,7 +140,12 @@ impl Vfs {
             network_policy: wanted.network_policy.clone(),
             ..CreateContainer::default()
         };
-        let mut container = self.client.create_container(&params).await?;
+        let made = self.client.create_container(&params).await;
+        if made.as_ref().is_err_and(|error| error.may_have_happened) {
+            // The next look at the root asks the server whether it did.
+            self.state().tree.listed = None;
+        }
+        let mut container = made?;
         if container.name.is_empty() {
             name.clone_into(&mut container.name);
         }

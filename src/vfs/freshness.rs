@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
-use crate::api::ContainerId;
+use crate::api::{ContainerId, File};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listing::{self, Changes};
 use crate::vfs::{Error, Invalidation, Result, State, Vfs};
@@ -144,16 +144,8 @@ impl Vfs {
                 listing::apply_containers(&mut state.tree, &containers, started)
             }),
             Some(id) => {
-                self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into())).map(|files| {
-                    let mut guard = self.state();
-                    let state = &mut *guard;
-                    match state.tree.containers.get(id).copied() {
-                        Some(ino) => {
-                            listing::apply_files(&mut state.tree, ino, files, started, &state.records)
-                        }
-                        None => Changes::default(),
-                    }
-                })
+                let files = self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into()));
+                files.map(|files| self.lay_files(id, files, started))
             }
         };
         self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&which);
@@ -162,6 +154,9 @@ impl Vfs {
             self.invalidate(Invalidation::Entry(directory, name));
         }
         if let Some(container) = which {
+            if self.state().lost_posts(&container).next().is_some() {
+                tokio::spawn(self.clone().sweep_lost(container.clone()));
+            }
             for (ino, id) in changes.missing {
                 let vfs = self.clone();
                 let container = container.clone();
@@ -169,6 +164,22 @@ impl Vfs {
             }
         }
         Ok(())
+    }
+
+    fn lay_files(self: &Arc<Self>, id: &ContainerId, files: Vec<File>, started: Instant) -> Changes {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if self.check_deletable().is_ok() {
+            for file in files.iter().filter(|file| state.inherited_tombstones.remove(&file.id)) {
+                // Deleted by a mount that may have died before it could say so.
+                let (vfs, container, file) = (self.clone(), id.clone(), file.id.clone());
+                self.behind.spawn(async move { vfs.delete_version(&container, &file).await });
+            }
+        }
+        match state.tree.containers.get(id).copied() {
+            Some(ino) => listing::apply_files(&mut state.tree, ino, files, started, &state.records),
+            None => Changes::default(),
+        }
     }
 
     /// An upload from here that no list shows: gone only if its id answers 404.

@@ -14,6 +14,7 @@ pub mod error;
 mod file;
 mod freshness;
 mod lookup;
+mod lost;
 mod recover;
 mod remove;
 mod rename;
@@ -145,6 +146,10 @@ struct State {
     undeleted: Vec<(ContainerId, FileId)>,
     /// What could not be sent, by path, for `status`.
     failures: HashMap<Ino, drain::Left>,
+    /// POSTs whose answer was lost.
+    lost: Vec<lost::Lost>,
+    /// Deletions of earlier mounts: a list that shows one of them is told again.
+    inherited_tombstones: std::collections::HashSet<FileId>,
     /// Adopted staging files that are not to be sent.
     unfinished: Vec<drain::Left>,
 }
@@ -171,6 +176,7 @@ impl Vfs {
             Some(wanted) => Tree::of_container(find_container(&client, wanted).await?),
         };
         let (invalidations, invalidations_out) = mpsc::unbounded_channel();
+        let inherited_tombstones = records.tombstones().cloned().collect();
         let state = State {
             tree,
             records,
@@ -182,6 +188,8 @@ impl Vfs {
             dead_containers: std::collections::HashSet::new(),
             undeleted: Vec::new(),
             failures: HashMap::new(),
+            lost: Vec::new(),
+            inherited_tombstones,
             unfinished: Vec::new(),
         };
         let vfs = Arc::new(Self {

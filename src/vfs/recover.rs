@@ -9,6 +9,7 @@ use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
 use crate::namespace::records::Attributes;
 use crate::vfs::drain::Left;
+use crate::vfs::lost::Lost;
 use crate::vfs::writer::Writer;
 use crate::vfs::{State, Vfs};
 
@@ -53,6 +54,12 @@ impl Vfs {
             state.unfinished.push(Left { name: meta.path, reason });
             return None;
         };
+        state.remember_lost(&meta, &staging);
+        if let Some(ino) = state.supersede(container, &meta) {
+            // The journal hands out an older save of a file before a newer one.
+            state.drop_writer(ino);
+            state.tree.unlink(ino);
+        }
         match staging.len() {
             Ok(len) => Some(state.show_unsent(container, &meta, staging, len)),
             Err(error) => {
@@ -64,6 +71,28 @@ impl Vfs {
 }
 
 impl State {
+    /// The unsent bytes that are shown under the same path already.
+    fn supersede(&self, container: Ino, meta: &Meta) -> Option<Ino> {
+        let same = |ino: &Ino| {
+            self.tree.file(*ino).is_some_and(|file| file.container == container) && self.tree.path(*ino) == meta.path
+        };
+        self.writers.keys().copied().find(same)
+    }
+
+    /// POSTs that were begun before the crash may have happened.
+    fn remember_lost(&mut self, meta: &Meta, staging: &Staging) {
+        for sent in &meta.sent {
+            let Ok(sha256) = sent.sha256.clone().map_or_else(|| staging.sha256(), Ok) else { continue };
+            self.lost.push(Lost {
+                container: meta.container.clone(),
+                path: sent.path.clone(),
+                len: sent.len,
+                sha256,
+                known: sent.known.iter().cloned().collect(),
+            });
+        }
+    }
+
     fn show_unsent(&mut self, container: Ino, meta: &Meta, staging: Staging, len: u64) -> Ino {
         let (directory, name) = meta.path.rsplit_once('/').unwrap_or(("", &meta.path));
         let parent = self.tree.directory(container, directory);

@@ -1,0 +1,155 @@
+//! POSTs whose answer was lost. There is no idempotency key (API.md "Wire"), so the list is asked before the same
+//! bytes are sent again; what is found later is a version that the newer save replaces.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use crate::api::{self, ContainerId, FileId};
+use crate::content::Body;
+use crate::journal::stage::Sent;
+use crate::namespace::inode::Ino;
+use crate::namespace::names;
+use crate::vfs::{Error, Result, State, Vfs};
+
+/// Bytes that are read at once when contents are compared.
+const PIECE: usize = 256 << 10;
+
+/// A POST that may have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) container: ContainerId,
+    /// The path below the container.
+    pub(super) path: String,
+    pub(super) len: u64,
+    pub(super) sha256: String,
+    /// Ids that the path had before.
+    pub(super) known: HashSet<FileId>,
+}
+
+/// A version that a lost POST has made.
+pub(super) struct FoundVersion {
+    pub(super) ino: Ino,
+    pub(super) file: Arc<api::File>,
+    pub(super) lost: Lost,
+}
+
+impl Vfs {
+    /// Versions of `path` that lost POSTs have made, by a list fetched for it. Asks nothing if no POST was lost.
+    ///
+    /// # Errors
+    /// The server's: as long as it is not known what is there, nothing may be sent again.
+    pub(super) async fn find_lost(self: &Arc<Self>, container: &ContainerId, path: &str) -> Result<Vec<FoundVersion>> {
+        let lost: Vec<Lost> = self.state().lost_posts(container).filter(|lost| lost.path == path).cloned().collect();
+        if lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ensure_listed_since(container, Instant::now()).await?;
+        let mut found = Vec::new();
+        for lost in lost {
+            found.extend(self.version_of(lost).await?);
+        }
+        Ok(found)
+    }
+
+    /// Deletes what lost POSTs have made and newer saves have replaced; called behind a fresh list.
+    pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId) {
+        let lost: Vec<Lost> = {
+            let state = self.state();
+            let settled = |lost: &&Lost| !state.is_unsent(&lost.container, &lost.path);
+            state.lost_posts(&container).filter(settled).cloned().collect()
+        };
+        for lost in lost {
+            let Ok(Some(found)) = self.version_of(lost).await else { continue };
+            {
+                let mut guard = self.state();
+                let state = &mut *guard;
+                if state.is_unsent(&container, &found.lost.path) {
+                    continue;
+                }
+                state.records.bury(&container, &found.file.id);
+                state.tree.unlink(found.ino);
+            }
+            self.delete_version(&container, &found.file.id).await;
+        }
+    }
+
+    /// The version that a lost POST has made, if the tree shows it: same path, same length, same bytes, and an id
+    /// that was not known before. It is lost no longer.
+    async fn version_of(self: &Arc<Self>, lost: Lost) -> Result<Option<FoundVersion>> {
+        let candidates: Vec<(Ino, Arc<api::File>)> = {
+            let state = self.state();
+            let Some(&container) = state.tree.containers.get(&lost.container) else { return Ok(None) };
+            let of_container = state.tree.files().filter(|(_, file)| file.container == container);
+            let versions = of_container.filter_map(|(ino, file)| Some((ino, file.server.clone()?)));
+            versions.filter(|(_, file)| lost.may_be(file) && !state.is_ours(&lost.container, &file.id)).collect()
+        };
+        for (ino, file) in candidates {
+            let body = self.downloads.fetch(&lost.container, &file);
+            if sha256_of(&body).await? == lost.sha256 {
+                self.state().lost.retain(|other| *other != lost);
+                return Ok(Some(FoundVersion { ino, file, lost }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Lost {
+    fn may_be(&self, file: &api::File) -> bool {
+        !self.known.contains(&file.id)
+            && file.source == "user"
+            && file.bytes.is_none_or(|bytes| bytes == self.len)
+            && names::shown_path(file).join("/") == self.path
+    }
+
+    /// What the journal keeps of it.
+    pub(super) fn to_sent(&self) -> Sent {
+        let mut known: Vec<FileId> = self.known.iter().cloned().collect();
+        known.sort();
+        Sent { path: self.path.clone(), len: self.len, sha256: Some(self.sha256.clone()), known }
+    }
+}
+
+impl State {
+    pub(super) fn lost_posts<'a>(&'a self, container: &'a ContainerId) -> impl Iterator<Item = &'a Lost> {
+        self.lost.iter().filter(move |lost| lost.container == *container)
+    }
+
+    /// Ids of the versions that a path of a container has.
+    pub(super) fn versions_of(&self, container: Ino, path: &str) -> HashSet<FileId> {
+        let of_container = self.tree.files().filter(|(_, file)| file.container == container);
+        let servers = of_container.filter_map(|(_, file)| file.server.as_deref());
+        servers.filter(|file| names::shown_path(file).join("/") == path).map(|file| file.id.clone()).collect()
+    }
+
+    /// Whether the answer to the upload of a version has arrived here.
+    fn is_ours(&self, container: &ContainerId, id: &FileId) -> bool {
+        self.records.container(container).is_some_and(|records| records.paths.contains_key(id))
+    }
+
+    /// Whether a path has bytes here that the server doesn't have.
+    fn is_unsent(&self, container: &ContainerId, path: &str) -> bool {
+        let Some(&container) = self.tree.containers.get(container) else { return true };
+        self.writers.iter().any(|(ino, writer)| {
+            let inside = self.tree.file(*ino).is_some_and(|file| file.container == container);
+            inside && writer.inner().is_dirty() && self.tree.path(*ino) == path
+        })
+    }
+}
+
+/// SHA-256 of a version on the server, in hex.
+async fn sha256_of(body: &Body) -> Result<String> {
+    let mut digest = Sha256::new();
+    let mut offset = 0;
+    loop {
+        let piece = body.read(offset, PIECE).await.map_err(Error::from)?;
+        if piece.is_empty() {
+            return Ok(hex::encode(digest.finalize()));
+        }
+        digest.update(&piece);
+        offset += piece.len() as u64;
+    }
+}
