@@ -141,6 +141,12 @@ pub struct Mount {
     /// Where bytes wait that are not on the server yet [default: ~/.local/state/containerfs].
     #[arg(long, env = "CONTAINERFS_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Return from close and fsync once the bytes are safe on this disk, and upload behind.
+    #[arg(long)]
+    pub write_back: bool,
+    /// With --write-back: how long after the last close an upload begins.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub write_back_delay: Duration,
     /// How long an unmount waits for uploads.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub drain_timeout: Duration,

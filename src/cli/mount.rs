@@ -155,7 +155,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         ttl: args.ttl,
         content_ttl: args.content_ttl,
         timeout: args.timeout,
-        write_back: None,
+        write_back: args.write_back.then_some(args.write_back_delay),
         uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
         gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
         umask: args.umask.unwrap_or_else(present_umask),

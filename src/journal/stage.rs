@@ -174,6 +174,15 @@ impl Staging {
         Ok(hex::encode(digest.finalize()))
     }
 
+    /// Takes `meta.json` away: these bytes are on the server, and changes of them are nobody's promise.
+    pub fn retract(&self) {
+        if let Err(error) = fs::remove_file(self.dir.join("meta.json"))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a note");
+        }
+    }
+
     /// Removes the bytes: they are on the server, or their owner removed the file.
     pub fn discard(&self) {
         if let Err(error) = fs::remove_dir_all(&self.dir)

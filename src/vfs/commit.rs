@@ -60,6 +60,7 @@ impl Vfs {
         if let Some(staging) = staging {
             staging.sync()?;
             staging.write_meta(&meta, true)?;
+            writer.promised(&staging);
         }
         Ok(())
     }
@@ -105,18 +106,15 @@ impl Vfs {
         let Some(destination) = self.destination(ino, &writer) else { return Ok(()) };
         let Some(frozen) = writer.freeze() else { return Ok(()) };
         if frozen.len == 0 && !last_close {
-            writer.thaw(&frozen);
+            writer.unfreeze(&frozen);
             return Ok(());
         }
         let outcome = self.send(ino, &writer, &destination, &frozen).await;
-        let in_place = writer.thaw(&frozen);
-        if !in_place && outcome.is_ok() {
-            frozen.staging.discard();
-        }
         let mut guard = self.state();
         let state = &mut *guard;
         match outcome {
             Ok(()) => {
+                writer.thaw(&frozen, true);
                 state.failures.remove(&ino);
                 writer.inner().failed = None;
                 state.retire_writer(ino);
@@ -136,6 +134,7 @@ impl Vfs {
                         tracing::error!(%error, "unsent bytes could not be made durable");
                     }
                 }
+                writer.thaw(&frozen, false);
                 Err(self.noticed(&destination.container, error))
             }
         }
@@ -170,6 +169,9 @@ impl Vfs {
             let mut inner = writer.inner();
             inner.sent = frozen.generation;
             inner.renamed = false;
+            for lost in state.lost.iter_mut().filter(|lost| lost.is_of(&to.container, &to.path)) {
+                lost.known.insert(uploaded.id.clone());
+            }
             let mut replaced: Vec<FileId> =
                 inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
             replaced.append(&mut inner.replaces);

@@ -25,7 +25,7 @@ pub(super) struct Lost {
     pub(super) path: String,
     pub(super) len: u64,
     pub(super) sha256: String,
-    /// Ids that the path had before.
+    /// Ids that the path had before, or that are known to come from elsewhere.
     pub(super) known: HashSet<FileId>,
 }
 
@@ -41,14 +41,20 @@ impl Vfs {
     ///
     /// # Errors
     /// The server's: as long as it is not known what is there, nothing may be sent again.
-    pub(super) async fn find_lost(self: &Arc<Self>, container: &ContainerId, path: &str) -> Result<Vec<FoundVersion>> {
-        let lost: Vec<Lost> = self.state().lost_posts(container).filter(|lost| lost.path == path).cloned().collect();
+    pub(super) async fn find_lost(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        path: &str,
+    ) -> Result<Vec<FoundVersion>> {
+        let lost: Vec<Lost> =
+            self.state().lost_posts(container).filter(|lost| lost.path == path).cloned().collect();
         if lost.is_empty() {
             return Ok(Vec::new());
         }
         self.ensure_listed_since(container, Instant::now()).await?;
         let mut found = Vec::new();
-        for lost in lost {
+        for mut lost in lost {
+            lost.known.extend(found.iter().map(|other: &FoundVersion| other.file.id.clone()));
             found.extend(self.version_of(lost).await?);
         }
         Ok(found)
@@ -84,12 +90,14 @@ impl Vfs {
             let Some(&container) = state.tree.containers.get(&lost.container) else { return Ok(None) };
             let of_container = state.tree.files().filter(|(_, file)| file.container == container);
             let versions = of_container.filter_map(|(ino, file)| Some((ino, file.server.clone()?)));
-            versions.filter(|(_, file)| lost.may_be(file) && !state.is_ours(&lost.container, &file.id)).collect()
+            versions.filter(|(_, file)| lost.may_be(file)).collect()
         };
         for (ino, file) in candidates {
             let body = self.downloads.fetch(&lost.container, &file);
             if sha256_of(&body).await? == lost.sha256 {
-                self.state().lost.retain(|other| *other != lost);
+                self.state()
+                    .lost
+                    .retain(|other| other.sha256 != lost.sha256 || !other.is_of(&lost.container, &lost.path));
                 return Ok(Some(FoundVersion { ino, file, lost }));
             }
         }
@@ -98,6 +106,10 @@ impl Vfs {
 }
 
 impl Lost {
+    pub(super) fn is_of(&self, container: &ContainerId, path: &str) -> bool {
+        self.container == *container && self.path == path
+    }
+
     fn may_be(&self, file: &api::File) -> bool {
         !self.known.contains(&file.id)
             && file.source == "user"
@@ -123,11 +135,6 @@ impl State {
         let of_container = self.tree.files().filter(|(_, file)| file.container == container);
         let servers = of_container.filter_map(|(_, file)| file.server.as_deref());
         servers.filter(|file| names::shown_path(file).join("/") == path).map(|file| file.id.clone()).collect()
-    }
-
-    /// Whether the answer to the upload of a version has arrived here.
-    fn is_ours(&self, container: &ContainerId, id: &FileId) -> bool {
-        self.records.container(container).is_some_and(|records| records.paths.contains_key(id))
     }
 
     /// Whether a path has bytes here that the server doesn't have.

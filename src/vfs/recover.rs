@@ -74,7 +74,8 @@ impl State {
     /// The unsent bytes that are shown under the same path already.
     fn supersede(&self, container: Ino, meta: &Meta) -> Option<Ino> {
         let same = |ino: &Ino| {
-            self.tree.file(*ino).is_some_and(|file| file.container == container) && self.tree.path(*ino) == meta.path
+            self.tree.file(*ino).is_some_and(|file| file.container == container)
+                && self.tree.path(*ino) == meta.path
         };
         self.writers.keys().copied().find(same)
     }
@@ -108,7 +109,7 @@ impl State {
         let base = meta.replaces.as_ref().map(|id| Arc::new(version_known_by_id(id)));
         node.server.clone_from(&base);
         let ino = self.tree.insert(parent, &name, Kind::File(Box::new(node)));
-        self.writers.insert(ino, Writer::holding(Arc::new(staging), len, base));
+        self.writers.insert(ino, Writer::holding(Arc::new(staging), len, base, true));
         ino
     }
 }

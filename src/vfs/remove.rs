@@ -115,9 +115,9 @@ impl State {
 
     /// Drops unsent bytes whose file is no more.
     pub(super) fn drop_writer(&mut self, ino: Ino) {
-        if let Some(writer) = self.writers.remove(&ino)
-            && let Some(staging) = writer.inner().staging.take()
-        {
+        let Some(writer) = self.writers.remove(&ino) else { return };
+        let stagings: Vec<_> = writer.inner().take_stagings().collect();
+        for staging in stagings {
             staging.discard();
         }
     }

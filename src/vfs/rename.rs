@@ -123,7 +123,13 @@ impl Vfs {
                 !state.open_for_writing(ino)
             };
             drop(turn);
-            return if send_now { self.save(ino, true).await } else { Ok(()) };
+            if send_now {
+                return self.save(ino, true).await;
+            }
+            if writer.is_promised() {
+                self.promise(ino, writer)?;
+            }
+            return Ok(());
         }
         let moved = self.send_copy(&container, ino, &path).await?;
         let mut replaced = Vec::new();

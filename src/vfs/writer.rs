@@ -2,7 +2,8 @@
 //!
 //! A writer counts its changes. What the server has is a count too, so "dirty" is a comparison and not a flag
 //! that two threads could clear. While a generation travels its staging file is frozen; a change meanwhile goes
-//! to a copy.
+//! to a copy. So does a change of bytes that were promised: closed, with a durable note beside them. They stay
+//! until newer ones are promised, on the server, or the file is removed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -35,6 +36,10 @@ pub(super) struct Inner {
     /// The change that could not be sent, and why.
     pub(super) failed: Option<(u64, Error)>,
     frozen: bool,
+    /// The present bytes are closed, and a note beside them says so.
+    promised: bool,
+    /// Older bytes that are promised, while the present ones are not.
+    kept: Option<Arc<Staging>>,
     /// The version that the writer saw.
     pub(super) base: Option<Arc<api::File>>,
     /// Further versions that these bytes replace, after a rename over them.
@@ -49,6 +54,28 @@ impl Inner {
     /// Whether there are changes that the server doesn't have.
     pub(super) fn is_dirty(&self) -> bool {
         self.generation > self.sent
+    }
+
+    /// Whether the present bytes may not be changed where they are.
+    fn is_fixed(&self) -> bool {
+        self.frozen || self.promised
+    }
+
+    /// Puts a staging file in the place of the present one. Returns that one if nobody needs it any longer.
+    fn put(&mut self, staging: Arc<Staging>) -> Option<Arc<Staging>> {
+        let (frozen, promised) = (std::mem::take(&mut self.frozen), std::mem::take(&mut self.promised));
+        let old = self.staging.replace(staging)?;
+        if promised {
+            self.kept = Some(old);
+            return None;
+        }
+        // What travels is discarded when it has arrived.
+        (!frozen).then_some(old)
+    }
+
+    /// Everything that lies in the journal for this file, for it to be removed.
+    pub(super) fn take_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
+        self.staging.take().into_iter().chain(self.kept.take())
     }
 
     /// Whether the present bytes were tried already and failed.
@@ -74,6 +101,8 @@ impl Writer {
                 sent: 0,
                 failed: None,
                 frozen: false,
+                promised: false,
+                kept: None,
                 base,
                 replaces: Vec::new(),
                 renamed: false,
@@ -85,14 +114,20 @@ impl Writer {
         })
     }
 
-    /// A writer whose bytes are all in `staging`, and on no server.
-    pub(super) fn holding(staging: Arc<Staging>, len: u64, base: Option<Arc<api::File>>) -> Arc<Self> {
+    /// A writer whose bytes are all in `staging`, and on no server. `promised` tells whether a note is beside them.
+    pub(super) fn holding(
+        staging: Arc<Staging>,
+        len: u64,
+        base: Option<Arc<api::File>>,
+        promised: bool,
+    ) -> Arc<Self> {
         let writer = Self::new(base);
         {
             let mut inner = writer.inner();
             inner.staging = Some(staging);
             inner.len = len;
             inner.generation = 1;
+            inner.promised = promised;
         }
         writer
     }
@@ -116,7 +151,7 @@ impl Writer {
     /// Writes; `None` if the bytes are not here yet or are frozen.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Option<std::io::Result<()>> {
         let mut inner = self.inner();
-        if inner.frozen {
+        if inner.is_fixed() {
             return None;
         }
         let staging = inner.staging.clone()?;
@@ -133,23 +168,27 @@ impl Writer {
     pub(super) fn start_empty(&self, staging: Arc<Staging>, was_empty: bool) -> Option<Arc<Staging>> {
         let mut inner = self.inner();
         let clean_and_empty = was_empty && !inner.is_dirty();
-        let frozen = std::mem::replace(&mut inner.frozen, false);
-        let old = inner.staging.replace(staging);
+        let old = inner.put(staging);
         inner.len = 0;
         if !clean_and_empty {
             inner.generation += 1;
         }
-        old.filter(|_| !frozen)
+        old
     }
 
-    /// Truncates or extends; the bytes must be here.
-    pub(super) fn set_len(&self, len: u64) -> std::io::Result<()> {
+    /// Truncates or extends; `None` if the bytes are not here yet or may not be changed where they are.
+    pub(super) fn set_len(&self, len: u64) -> Option<std::io::Result<()>> {
         let mut inner = self.inner();
-        let Some(staging) = inner.staging.clone() else { return Ok(()) };
-        staging.set_len(len)?;
-        inner.len = len;
-        inner.generation += 1;
-        Ok(())
+        if inner.is_fixed() {
+            return None;
+        }
+        let staging = inner.staging.clone()?;
+        let done = staging.set_len(len);
+        if done.is_ok() {
+            inner.len = len;
+            inner.generation += 1;
+        }
+        Some(done)
     }
 
     /// Freezes the present bytes.
@@ -160,14 +199,55 @@ impl Writer {
         Some(Frozen { staging, generation: inner.generation, len: inner.len })
     }
 
-    /// Ends [`Writer::freeze`]; false if the bytes have moved to a copy meanwhile.
-    pub(super) fn thaw(&self, frozen: &Frozen) -> bool {
+    /// Ends [`Writer::freeze`]. What has arrived is no longer promised; what has not, is.
+    pub(super) fn thaw(&self, frozen: &Frozen, arrived: bool) {
         let mut inner = self.inner();
-        let same = inner.staging.as_ref().is_some_and(|staging| Arc::ptr_eq(staging, &frozen.staging));
-        if same {
+        let is = |staging: &Option<Arc<Staging>>| {
+            staging.as_ref().is_some_and(|s| Arc::ptr_eq(s, &frozen.staging))
+        };
+        let in_place = is(&inner.staging);
+        if in_place {
+            inner.frozen = false;
+            inner.promised = !arrived;
+        } else if !arrived {
+            inner.kept = Some(frozen.staging.clone());
+        }
+        if !arrived {
+            return;
+        }
+        if in_place {
+            frozen.staging.retract();
+        } else {
+            frozen.staging.discard();
+        }
+        if let Some(older) = inner.kept.take().filter(|kept| !Arc::ptr_eq(kept, &frozen.staging)) {
+            older.discard();
+        }
+    }
+
+    /// Unfreezes bytes that were not sent after all.
+    pub(super) fn unfreeze(&self, frozen: &Frozen) {
+        let mut inner = self.inner();
+        if inner.staging.as_ref().is_some_and(|staging| Arc::ptr_eq(staging, &frozen.staging)) {
             inner.frozen = false;
         }
-        same
+    }
+
+    /// The present bytes are promised: a durable note lies beside them. Older ones are not needed any longer.
+    pub(super) fn promised(&self, staging: &Arc<Staging>) {
+        let mut inner = self.inner();
+        if !inner.staging.as_ref().is_some_and(|present| Arc::ptr_eq(present, staging)) {
+            return;
+        }
+        inner.promised = true;
+        if let Some(older) = inner.kept.take() {
+            older.discard();
+        }
+    }
+
+    /// Whether the present bytes are promised.
+    pub(super) fn is_promised(&self) -> bool {
+        self.inner().promised
     }
 }
 
@@ -219,10 +299,9 @@ impl State {
         if inner.is_dirty() || inner.frozen {
             return;
         }
-        let staging = inner.staging.clone();
-        drop(inner);
+        let stagings: Vec<_> = { inner }.take_stagings().collect();
         self.writers.remove(&ino);
-        if let Some(staging) = staging {
+        for staging in stagings {
             staging.discard();
         }
         if let Some(file) = self.tree.file_mut(ino) {
@@ -276,20 +355,18 @@ impl Vfs {
             (writer, container.map(|container| container.container.id.clone()))
         };
         let _turn = writer.prepare.lock().await;
-        let (staging, frozen, base) = {
+        let (staging, fixed, base) = {
             let inner = writer.inner();
-            (inner.staging.clone(), inner.frozen, inner.base.clone())
+            (inner.staging.clone(), inner.is_fixed(), inner.base.clone())
         };
         if let Some(staging) = staging {
-            if frozen {
+            if fixed {
                 let copy = Arc::new(self.journal.stage_copy(&staging)?);
                 let mut inner = writer.inner();
-                // Thawed meanwhile: the bytes may be changed where they are.
-                if inner.frozen {
-                    inner.staging = Some(copy);
-                    inner.frozen = false;
-                } else {
-                    copy.discard();
+                // Arrived meanwhile: the bytes may be changed where they are.
+                let unneeded = if inner.is_fixed() { inner.put(copy) } else { Some(copy) };
+                if let Some(unneeded) = unneeded {
+                    unneeded.discard();
                 }
             }
             return Ok(writer.clone());
@@ -330,11 +407,15 @@ impl Vfs {
                 return Ok(());
             }
         }
-        let writer = self.prepare(ino, size).await?;
-        if writer.len() != Some(size) {
-            writer.set_len(size)?;
-        } else if handle.is_none() {
+        let mut writer = self.prepare(ino, size).await?;
+        if writer.len() == Some(size) && handle.is_none() {
             return Ok(());
+        }
+        while writer.len() != Some(size) {
+            match writer.set_len(size) {
+                Some(done) => done?,
+                None => writer = self.prepare(ino, size).await?,
+            }
         }
         self.state().touched(ino);
         if handle.is_some() || self.state().open_for_writing(ino) {

@@ -1,10 +1,12 @@
 //! The promises, kept on a real mount, with the requests that the server saw.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod crashes;
 mod directories;
 mod env;
 mod errors;
 mod names;
 mod reading;
 mod startup;
+mod write_back;
 mod writing;

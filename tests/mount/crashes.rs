@@ -1,0 +1,187 @@
+//! Lost answers and killed daemons: nothing that was promised is lost, and nothing is there twice.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::{Fault, FaultRule};
+
+use crate::env::{Env, noise, on_both_profiles, save, sha256, wait_until};
+
+const LOSES_THE_ANSWER: Fault = Fault::ResetAfter;
+
+#[test]
+fn a_post_whose_answer_was_lost_is_found_and_not_sent_again() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        env.emulator.faults().inject(FaultRule::once(Upload, LOSES_THE_ANSWER));
+        assert!(save(&mount.path("c/f"), b"precious").is_err());
+        assert_eq!(env.versions(&id, "f").len(), 1, "it has happened all the same");
+        assert_eq!(save(&mount.path("c/f"), b"precious"), Ok(()));
+        assert_eq!(env.count(Upload), 1);
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"precious");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.versions(&id, "f").len(), 1);
+    });
+}
+
+#[test]
+fn what_a_lost_answer_left_is_replaced_by_a_newer_save() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        env.emulator.faults().inject(FaultRule::once(Upload, LOSES_THE_ANSWER));
+        assert!(save(&mount.path("c/f"), b"the first try").is_err());
+        assert_eq!(save(&mount.path("c/f"), b"another text"), Ok(()));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"another text");
+        assert_eq!(mount.names("c"), ["f"]);
+    });
+}
+
+#[test]
+fn the_end_of_a_mount_finds_a_lost_answer_too() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--timeout", "1s"]);
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangAfter));
+        assert!(save(&mount.path("c/f"), b"precious").is_err());
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.count(Upload), 1);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"precious");
+    });
+}
+
+#[test]
+fn a_daemon_that_dies_before_the_answer_leaves_one_version() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        for fault in [Fault::HangAfter, Fault::HangBefore] {
+            let mut mount = env.mount(&[]);
+            let bytes = format!("{fault:?}");
+            env.emulator.faults().inject(FaultRule::once(Upload, fault));
+            env.emulator.forget_requests();
+            thread::scope(|scope| {
+                scope.spawn(|| save(&mount.dir.join("c/f"), bytes.as_bytes()));
+                wait_until("the POST is under way", || env.count(Upload) == 1);
+                thread::sleep(Duration::from_millis(100));
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(mount.pid()), nix::sys::signal::SIGKILL)
+                    .unwrap();
+            });
+            mount.kill();
+            drop(mount);
+            let mount = env.mount(&[]);
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), bytes.as_bytes(), "shown at once");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "f"), bytes.as_bytes());
+            assert_eq!(env.store().files(&id).len(), 1);
+        }
+    });
+}
+
+#[test]
+fn bytes_that_were_never_closed_are_kept_and_not_sent() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"the server's");
+        let mut mount = env.mount(&[]);
+        let file = fs::File::create(mount.path("c/f")).unwrap();
+        std::io::Write::write_all(&mut &file, b"half a sen").unwrap();
+        mount.kill();
+        drop(file);
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"the server's");
+        assert_eq!(mount.unmount(env), (3, 3), "they are named");
+        assert_eq!(env.bytes_on_server(&id, "f"), b"the server's");
+        assert!(String::from_utf8_lossy(&env.traces()).contains("half a sen"), "and they are still there");
+    });
+}
+
+/// Kills of the daemon at random moments; every file whose `close` returned must survive. `CONTAINERFS_KILLS` sets
+/// how many.
+fn kills(env: &Env, flags: &[&str]) {
+    let kills: usize = std::env::var("CONTAINERFS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let id = env.container("c");
+    env.emulator.set_latency(Duration::from_millis(5));
+    let mut noted: BTreeMap<String, String> = BTreeMap::new();
+    let in_flight = AtomicUsize::new(0);
+    for round in 0..kills {
+        let mut mount = env.mount(flags);
+        let stop = AtomicBool::new(false);
+        let notes = Mutex::new(Vec::new());
+        let dir = Arc::new(mount.dir.clone());
+        thread::scope(|scope| {
+            for writer in 0..3 {
+                let (dir, stop, notes, in_flight) = (dir.clone(), &stop, &notes, &in_flight);
+                scope.spawn(move || {
+                    for number in 0.. {
+                        if stop.load(Ordering::Acquire) {
+                            return;
+                        }
+                        // A third of the saves overwrite a file of an earlier round.
+                        let name = if number % 3 == 2 {
+                            format!("w{writer}-0")
+                        } else {
+                            format!("w{writer}-{round}-{number}")
+                        };
+                        let bytes = noise(1000 + 7919 * number % 50_000 + writer);
+                        let bytes = [format!("{round} {number} ").as_bytes(), &bytes].concat();
+                        in_flight.fetch_add(1, Ordering::AcqRel);
+                        if save(&dir.join("c").join(&name), &bytes).is_err() {
+                            return;
+                        }
+                        in_flight.fetch_sub(1, Ordering::AcqRel);
+                        notes.lock().unwrap().push((name, sha256(&bytes)));
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(60 + 37 * (round as u64 % 7)));
+            mount.kill();
+            stop.store(true, Ordering::Release);
+        });
+        noted.extend(notes.into_inner().unwrap());
+        drop(mount);
+        let _ = fs::remove_dir_all(env.dir.path().join("cache"));
+        let mount = env.mount(&["--ttl", "100ms"]);
+        for (name, hash) in &noted {
+            let found =
+                fs::read(mount.path("c").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            // A save that was under way may have landed; then it is a whole later one.
+            assert!(sha256(&found) == *hash || name.ends_with("-0"), "{name} of round {round}");
+        }
+        let (asked, _) = mount.unmount(env);
+        assert!(asked == 0 || asked == 3, "3: a file that was never closed");
+        let files = env.store().files(&id);
+        for name in noted.keys() {
+            let versions = env.versions(&id, name);
+            let exact: Vec<_> = versions
+                .iter()
+                .filter(|file| {
+                    file.path
+                        .strip_suffix(name)
+                        .is_some_and(|rest| rest.ends_with('-') || rest.ends_with('/'))
+                })
+                .collect();
+            assert_eq!(exact.len(), 1, "{name} of round {round}: {versions:?} of {}", files.len());
+        }
+    }
+    assert!(in_flight.into_inner() > 0, "no save was under way at any kill: the test shows nothing");
+    assert!(noted.len() > kills, "too little was written: {}", noted.len());
+}
+
+#[test]
+fn kills_at_random_moments_lose_nothing() {
+    on_both_profiles(|env| kills(env, &[]));
+}
+
+#[test]
+fn kills_with_write_back_lose_nothing() {
+    on_both_profiles(|env| kills(env, &["--write-back", "--write-back-delay", "50ms"]));
+}

@@ -1,0 +1,99 @@
+//! `--write-back`: close returns at once, and the server sees what the final state costs.
+
+use std::fs;
+
+use containerfs::emulator::Fault;
+use containerfs::emulator::Kind::{DeleteFile, Upload};
+
+use crate::env::{on_both_profiles, on_openai, wait_until};
+
+const LONG: &[&str] = &["--write-back", "--write-back-delay", "1h"];
+
+#[test]
+fn close_returns_before_the_upload_which_comes_behind() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "300ms"]);
+        let changes = env.changes_of(|| fs::write(mount.path("c/f"), "bytes").unwrap());
+        assert_eq!(changes, []);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+        wait_until("the upload comes", || env.versions(&id, "f").len() == 1);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"bytes");
+        assert_eq!(env.changes(), [Upload]);
+    });
+}
+
+#[test]
+fn many_saves_are_one_post() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(LONG);
+        env.emulator.forget_requests();
+        for number in 0..20 {
+            mount.sh("c", &format!("echo {number} > f"));
+        }
+        mount.sh("c", "mv f g && echo more >> g");
+        assert_eq!(env.changes(), []);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload]);
+        assert_eq!(env.bytes_on_server(&id, "g"), b"19\nmore\n");
+    });
+}
+
+#[test]
+fn what_goes_again_costs_nothing() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(LONG);
+        env.emulator.forget_requests();
+        mount.sh("c", "echo x > temporary && mv temporary other && rm other && touch empty && rm empty");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), []);
+        assert!(env.store().files(&id).is_empty());
+    });
+}
+
+#[test]
+fn an_overwrite_is_still_a_post_and_a_delete() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(LONG);
+        env.emulator.forget_requests();
+        mount.sh("c", "echo one > f; echo two > f");
+        assert_eq!(env.bytes_on_server(&id, "f"), b"old");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload, DeleteFile]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"two\n");
+    });
+}
+
+#[test]
+fn a_killed_daemons_saves_are_sent_by_the_next_mount() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(LONG);
+        mount.sh("c", "mkdir d; echo one > f; echo two > d/g; mv f h");
+        mount.kill();
+        drop(mount);
+        assert!(env.store().files(&id).is_empty());
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat h d/g"), "one\ntwo\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "h"), b"one\n");
+        assert_eq!(env.store().files(&id).len(), 2);
+    });
+}
+
+#[test]
+fn a_refusal_behind_the_close_is_told_at_the_end() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "10ms"]);
+        env.inject(Upload, Fault::Status { code: 400, body: None, headers: Default::default() });
+        mount.sh("c", "echo x > f");
+        wait_until("it is refused", || env.count(Upload) > 0);
+        assert_eq!(mount.sh("c", "cat f"), "x\n", "the bytes are still shown");
+        assert_eq!(mount.unmount(env), (3, 3));
+    });
+}
