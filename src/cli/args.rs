@@ -147,6 +147,9 @@ pub struct Mount {
     /// With --write-back: how long after the last close an upload begins.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub write_back_delay: Duration,
+    /// Further names of files that stay here and are never uploaded, as a glob; may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub scratch: Vec<String>,
     /// How long an unmount waits for uploads.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub drain_timeout: Duration,

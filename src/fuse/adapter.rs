@@ -477,8 +477,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+    fn symlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (parent, name, target) = (ino(parent), name.to_owned(), target.to_owned());
+        later!(self, vfs => answer!(vfs, "symlink", reply, vfs.symlink(parent, &name, &target).await,
+            entry => shown(&entry, reply)));
     }
 
     fn link(&self, _req: &Request, _of: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {

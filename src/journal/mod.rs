@@ -1,5 +1,6 @@
 //! Bytes that are not on the server yet.
 
+pub mod scratch;
 pub mod stage;
 
 pub use stage::{Journal, Meta, Staging};

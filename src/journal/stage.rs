@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,6 +36,9 @@ pub struct Meta {
     pub reason: Option<String>,
     /// Whether the server refused it for good.
     pub refused: bool,
+    /// A file on the server that an editor has moved aside; after a crash it has its real name back.
+    #[serde(default)]
+    pub shelved: bool,
     /// POSTs under this name that may have happened without an answer.
     #[serde(default)]
     pub sent: Vec<Sent>,
@@ -58,6 +62,8 @@ pub struct Sent {
 pub struct Staging {
     dir: PathBuf,
     file: File,
+    /// Held while the note is written.
+    noting: Mutex<()>,
 }
 
 impl Staging {
@@ -65,17 +71,23 @@ impl Staging {
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("data"))?;
-        Ok(Self { dir, file })
+        Ok(Self { dir, file, noting: Mutex::default() })
     }
 
     fn reopen(dir: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(dir.join("data"))?;
-        Ok(Self { dir, file })
+        Ok(Self { dir, file, noting: Mutex::default() })
     }
 
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Counts the staging files of a mount: a newer one has a higher number.
+    pub fn serial(&self) -> u64 {
+        let name = self.dir.file_name().and_then(|name| name.to_str());
+        name.and_then(|name| name.parse().ok()).unwrap_or(0)
     }
 
     /// The path of the bytes.
@@ -145,6 +157,7 @@ impl Staging {
     /// # Errors
     /// The disk's.
     pub fn write_meta(&self, meta: &Meta, durable: bool) -> io::Result<()> {
+        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
         let text = serde_json::to_vec_pretty(meta)?;
         let temporary = self.dir.join(".meta.json");
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -176,6 +189,7 @@ impl Staging {
 
     /// Takes `meta.json` away: these bytes are on the server, and changes of them are nobody's promise.
     pub fn retract(&self) {
+        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = fs::remove_file(self.dir.join("meta.json"))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -317,6 +331,7 @@ mod tests {
             closed: true,
             reason: None,
             refused: false,
+            shelved: false,
             sent: Vec::new(),
         }
     }

@@ -438,6 +438,21 @@ impl Tree {
         }
     }
 
+    /// A file stands for itself from now on, and for no version on the server.
+    pub fn forget_server(&mut self, ino: Ino) {
+        let Some(node) = self.file_mut(ino) else { return };
+        let (container, old) = (node.container, node.id().cloned());
+        node.server = None;
+        node.settled = false;
+        node.seen = None;
+        node.held = true;
+        if let (Some(container), Some(old)) = (self.container_mut(container), old)
+            && container.files.get(&old) == Some(&ino)
+        {
+            container.files.remove(&old);
+        }
+    }
+
     /// The kernel holds `count` references fewer.
     pub fn forget(&mut self, ino: Ino, count: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {

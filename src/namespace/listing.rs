@@ -87,13 +87,14 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     changes
 }
 
-/// Lays a list of files, newest first, over a container.
+/// Lays a list of files, newest first, over a container. Saves under way will replace the versions `replaced`.
 pub fn apply_files(
     tree: &mut Tree,
     container: Ino,
     files: Vec<File>,
     started: Instant,
     records: &Records,
+    replaced: &HashSet<FileId>,
 ) -> Changes {
     let mut changes = Changes::default();
     let Some(node) = tree.container(container) else { return changes };
@@ -104,7 +105,10 @@ pub fn apply_files(
     let mut candidates = Vec::new();
     let mut stale = Vec::new();
     for (place, file) in files.into_iter().enumerate() {
-        let hidden = known.tombstones.contains(&file.id) || node.phantoms.contains(&file.id);
+        let shown_elsewhere = node.files.contains_key(&file.id);
+        let hidden = known.tombstones.contains(&file.id)
+            || node.phantoms.contains(&file.id)
+            || (replaced.contains(&file.id) && !shown_elsewhere);
         if hidden || !listed.insert(file.id.clone()) {
             continue;
         }

@@ -30,7 +30,7 @@ impl Fixture {
     }
 
     fn list(&mut self, files: &[File]) -> Changes {
-        apply_files(&mut self.tree, ROOT, files.to_vec(), Instant::now(), &self.records)
+        apply_files(&mut self.tree, ROOT, files.to_vec(), Instant::now(), &self.records, &HashSet::new())
     }
 
     fn names(&self) -> Vec<String> {

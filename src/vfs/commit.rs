@@ -9,11 +9,13 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Key;
+use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::drain::Left;
 use crate::vfs::lost::Lost;
+use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Writer};
 use crate::vfs::{Error, Result, Vfs};
 
@@ -22,7 +24,7 @@ use crate::vfs::{Error, Result, Vfs};
 const WORTH_COMPARING: u64 = 16 << 20;
 
 /// Where a save goes.
-struct Destination {
+pub(super) struct Destination {
     container: ContainerId,
     path: String,
     base: Option<Arc<api::File>>,
@@ -36,9 +38,17 @@ impl Vfs {
     /// # Errors
     /// The outcome of the upload; `EIO` and the like leave the bytes pending.
     pub(super) async fn save(self: &Arc<Self>, ino: Ino, last_close: bool) -> Result<()> {
-        let Some(delay) = self.config.write_back else { return self.commit(ino, last_close).await };
-        let writer = self.state().writers.get(&ino).cloned();
+        let (writer, class) = {
+            let state = self.state();
+            (state.writers.get(&ino).cloned(), self.scratch_class(&state, ino))
+        };
         let Some(writer) = writer else { return Ok(()) };
+        let delay = match (class, self.config.write_back) {
+            (Some(Class::Local), _) => return self.promise(ino, &writer),
+            (Some(Class::Deferred), _) => GRACE,
+            (None, Some(delay)) => delay,
+            (None, None) => return self.commit(ino, last_close).await,
+        };
         let scheduled = {
             let mut inner = writer.inner();
             let scheduled = inner.due.is_some();
@@ -55,12 +65,20 @@ impl Vfs {
 
     /// Makes the bytes of a closed file durable here.
     pub(super) fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
-        let Some(meta) = self.meta(ino, None) else { return Ok(()) };
-        let staging = writer.inner().staging.clone();
-        if let Some(staging) = staging {
-            staging.sync()?;
-            staging.write_meta(&meta, true)?;
-            writer.promised(&staging);
+        loop {
+            let Some(meta) = self.meta(ino, None) else { return Ok(()) };
+            let staging = writer.inner().staging.clone();
+            let Some(staging) = staging else { return Ok(()) };
+            match staging.sync().and_then(|()| staging.write_meta(&meta, true)) {
+                Ok(()) => writer.promised(&staging),
+                // Uploaded meanwhile: there is nothing to promise.
+                Err(_) if !writer.inner().is_dirty() => staging.discard(),
+                Err(error) => return Err(error.into()),
+            }
+            // An upload of older bytes that landed meanwhile has changed what these will replace.
+            if self.meta(ino, None).as_ref() == Some(&meta) {
+                break;
+            }
         }
         Ok(())
     }
@@ -92,6 +110,9 @@ impl Vfs {
         let writer = self.state().writers.get(&ino).cloned();
         let Some(writer) = writer else { return Ok(()) };
         let _turn = writer.travelling.lock().await;
+        if self.scratch_class(&self.state(), ino) == Some(Class::Local) {
+            return Ok(());
+        }
         {
             let inner = writer.inner();
             if !inner.is_dirty() {
@@ -135,6 +156,9 @@ impl Vfs {
                     }
                 }
                 writer.thaw(&frozen, false);
+                if writer.is_promised_beside(&frozen.staging) {
+                    self.promise(ino, &writer)?;
+                }
                 Err(self.noticed(&destination.container, error))
             }
         }
@@ -154,7 +178,7 @@ impl Vfs {
         }
         let uploaded = match self.already_there(ino, writer, to, frozen).await? {
             Some(file) => file,
-            None => self.post(ino, to, frozen).await?,
+            None => self.post(ino, writer, to, frozen).await?,
         };
         let uploaded = Arc::new(as_uploaded(uploaded, frozen.len));
         let key = Key::new(&to.container, &uploaded);
@@ -178,6 +202,11 @@ impl Vfs {
             replaced.retain(|id| *id != uploaded.id);
             (replaced, unlinked)
         };
+        if writer.is_promised_beside(&frozen.staging) {
+            // A newer save waits already: its note has to name the version that it will replace.
+            self.promise(ino, writer)?;
+        }
+        self.settle_shelved(&replaced)?;
         for id in replaced {
             self.delete_replaced(&to.container, &id).await;
         }
@@ -189,16 +218,30 @@ impl Vfs {
     }
 
     /// Sends frozen bytes, after a durable note of what is about to be sent.
-    async fn post(self: &Arc<Self>, ino: Ino, to: &Destination, frozen: &Frozen) -> Result<api::File> {
+    async fn post(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Writer,
+        to: &Destination,
+        frozen: &Frozen,
+    ) -> Result<api::File> {
         let filename = self.filename(&to.container, &to.path).await?;
         let known = {
             let state = self.state();
             let container = state.tree.containers.get(&to.container).copied();
             container.map(|container| state.versions_of(container, &to.path)).unwrap_or_default()
         };
+        let sending = Sent {
+            path: to.path.clone(),
+            len: frozen.len,
+            sha256: None,
+            known: known.iter().cloned().collect(),
+        };
+        writer.sending(sending.clone());
         if let Some(mut meta) = self.meta(ino, Some(to)) {
-            let known = known.iter().cloned().collect();
-            meta.sent.push(Sent { path: to.path.clone(), len: frozen.len, sha256: None, known });
+            if !meta.sent.contains(&sending) {
+                meta.sent.push(sending);
+            }
             let staging = frozen.staging.clone();
             let noted = tokio::task::spawn_blocking(move || {
                 staging.sync()?;
@@ -301,7 +344,7 @@ impl Vfs {
         })
     }
 
-    fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
+    pub(super) fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
         let state = self.state();
         let file = state.tree.file(ino)?;
         let container = match destination {
@@ -309,7 +352,9 @@ impl Vfs {
             None => state.tree.container(file.container)?.container.id.clone(),
         };
         let path = destination.map_or_else(|| state.tree.path(ino), |destination| destination.path.clone());
-        let sent = state.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent).collect();
+        let under_way = state.writers.get(&ino).and_then(|writer| writer.inner().sending_present());
+        let lost = state.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent);
+        let sent = lost.chain(under_way).collect();
         Some(Meta {
             container,
             path,
@@ -319,6 +364,7 @@ impl Vfs {
             closed: true,
             reason: None,
             refused: false,
+            shelved: false,
             sent,
         })
     }

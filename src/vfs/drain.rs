@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
 
@@ -69,7 +70,9 @@ impl Vfs {
             .writers
             .iter()
             .filter(|(ino, writer)| {
-                state.tree.get(**ino).is_some_and(|node| node.linked) && writer.inner().is_dirty()
+                let linked = state.tree.get(**ino).is_some_and(|node| node.linked);
+                let local = self.scratch_class(&state, **ino) == Some(Class::Local);
+                linked && !local && writer.inner().is_dirty()
             })
             .map(|(ino, _)| *ino)
             .collect();
@@ -101,10 +104,11 @@ impl Vfs {
     }
 
     fn keep_what_is_left(&self) {
-        for ino in self.unsent() {
-            let writer = self.state().writers.get(&ino).cloned();
-            let Some(writer) = writer else { continue };
-            if writer.inner().has_failed() {
+        let writers: Vec<_> =
+            self.state().writers.iter().map(|(ino, writer)| (*ino, writer.clone())).collect();
+        for (ino, writer) in writers {
+            let shelved = self.state().shelved.values().any(|shelved| *shelved == ino);
+            if writer.inner().has_failed() || !writer.inner().is_dirty() || shelved {
                 // Durable since it failed, with its reason.
                 continue;
             }

@@ -152,7 +152,10 @@ impl Vfs {
             state.tree.insert(parent, name, Kind::File(Box::new(FileNode::new_here(container, attributes))));
         let used = state.tree.path(parent);
         state.keep_directory(container, &used, true);
-        state.writers.insert(ino, super::writer::Writer::holding(staging, 0, None, false));
+        let writer = super::writer::Writer::holding(staging, 0, None, false);
+        let path = state.tree.path(ino);
+        writer.inner().replaces.extend(state.take_shelved(container, &path));
+        state.writers.insert(ino, writer);
         let handle = self.add_handle(state, ino, true, thread);
         Ok((ino, Opened { handle, keep_cache: true }))
     }

@@ -31,7 +31,8 @@ impl Vfs {
     }
 
     pub(super) fn is_fresh(&self, state: &State, ino: Ino) -> bool {
-        if ino == ROOT && self.config.container.is_some() {
+        let is_link = matches!(state.tree.get(ino).map(|node| &node.kind), Some(Kind::Link(_)));
+        if is_link || ino == ROOT && self.config.container.is_some() {
             return true;
         }
         self.listed_at(state, ino).is_some_and(|listed| listed.elapsed() < self.config.ttl)
@@ -176,8 +177,11 @@ impl Vfs {
                 self.behind.spawn(async move { vfs.delete_version(&container, &file).await });
             }
         }
+        let replaced = state.to_be_replaced();
         match state.tree.containers.get(id).copied() {
-            Some(ino) => listing::apply_files(&mut state.tree, ino, files, started, &state.records),
+            Some(ino) => {
+                listing::apply_files(&mut state.tree, ino, files, started, &state.records, &replaced)
+            }
             None => Changes::default(),
         }
     }

@@ -18,6 +18,7 @@ mod lost;
 mod recover;
 mod remove;
 mod rename;
+mod shelve;
 mod sizes;
 mod status;
 mod writer;
@@ -44,6 +45,7 @@ use crate::api::{Client, Container, ContainerId, FileId};
 use crate::content::download::Downloads;
 use crate::content::{Cache, cache};
 use crate::journal::Journal;
+use crate::journal::scratch::Scratch;
 use crate::namespace::inode::{Ino, Tree};
 use crate::namespace::records::Records;
 
@@ -117,6 +119,7 @@ pub struct Vfs {
     state: Mutex<State>,
     downloads: Arc<Downloads>,
     journal: Journal,
+    scratch: Scratch,
     refreshes: freshness::Refreshes,
     /// Uploads and deletions that run behind their caller.
     behind: TaskTracker,
@@ -146,6 +149,8 @@ struct State {
     undeleted: Vec<(ContainerId, FileId)>,
     /// What could not be sent, by path, for `status`.
     failures: HashMap<Ino, drain::Left>,
+    /// Files of the server that were moved aside under scratch names, by the path that they left.
+    shelved: HashMap<(Ino, String), Ino>,
     /// POSTs whose answer was lost.
     lost: Vec<lost::Lost>,
     /// Deletions of earlier mounts: a list that shows one of them is told again.
@@ -163,6 +168,8 @@ impl Vfs {
     pub async fn open(client: Client, config: Config) -> Result<Arc<Self>> {
         cache::private_dir(&config.state_dir)?;
         let records = Records::open(&config.state_dir)?;
+        let scratch = Scratch::new(&config.scratch)
+            .map_err(|error| Error::told(libc::EINVAL, format!("--scratch: {error}")))?;
         let journal = Journal::open(&config.state_dir)?;
         let cache = Arc::new(Cache::open(&config.cache_dir, config.cache_size, config.memory_cache)?);
         let started = Instant::now();
@@ -188,6 +195,7 @@ impl Vfs {
             dead_containers: std::collections::HashSet::new(),
             undeleted: Vec::new(),
             failures: HashMap::new(),
+            shelved: HashMap::new(),
             lost: Vec::new(),
             inherited_tombstones,
             unfinished: Vec::new(),
@@ -198,6 +206,7 @@ impl Vfs {
             config,
             state: Mutex::new(state),
             journal,
+            scratch,
             refreshes: freshness::Refreshes::default(),
             behind: TaskTracker::new(),
             stopping: AtomicBool::new(false),

@@ -19,15 +19,16 @@ impl Vfs {
         if self.config.read_only {
             return;
         }
-        for staging in self.journal.adopt() {
-            if let Some(ino) = self.adopt(staging) {
-                let vfs = self.clone();
-                self.behind.spawn(async move {
-                    if let Err(error) = vfs.commit(ino, true).await {
-                        tracing::warn!(%error, "a file of an earlier mount could not be uploaded; its bytes are kept");
-                    }
-                });
-            }
+        // All of them first: an older save of a file must not set out before a newer one has taken its place.
+        let adopted: Vec<Ino> =
+            self.journal.adopt().into_iter().filter_map(|staging| self.adopt(staging)).collect();
+        for ino in adopted {
+            let vfs = self.clone();
+            self.behind.spawn(async move {
+                if let Err(error) = vfs.commit(ino, true).await {
+                    tracing::warn!(%error, "a file of an earlier mount could not be uploaded; its bytes are kept");
+                }
+            });
         }
     }
 
@@ -44,6 +45,11 @@ impl Vfs {
             }
             return None;
         };
+        if meta.shelved {
+            // The server has it, and shows it under its real name.
+            staging.discard();
+            return None;
+        }
         if meta.refused {
             let reason = meta.reason.unwrap_or_else(|| "refused by the server".to_owned());
             state.unfinished.push(Left { name: meta.path, reason });

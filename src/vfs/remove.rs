@@ -20,8 +20,14 @@ impl Vfs {
         let ino = {
             let state = self.state();
             let ino = state.tree.child(parent, name).ok_or_else(|| Error::quiet(libc::ENOENT))?;
-            if state.tree.file(ino).is_none() {
-                return Err(Error::quiet(libc::EISDIR));
+            match state.tree.get(ino).map(|node| &node.kind) {
+                Some(Kind::File(_)) => {}
+                Some(Kind::Link(_)) => {
+                    let mut state = state;
+                    state.tree.unlink(ino);
+                    return Ok(());
+                }
+                _ => return Err(Error::quiet(libc::EISDIR)),
             }
             ino
         };
@@ -45,6 +51,9 @@ impl Vfs {
             if let Some(writer) = &writer {
                 versions.extend(writer.inner().replaces.iter().cloned());
             }
+            // A save under way replaces it once it has arrived: until then the server keeps a whole version.
+            let others = state.to_be_replaced_but_for(ino);
+            versions.retain(|id| !others.contains(id));
             let open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
             let local = file
                 .server
@@ -70,6 +79,7 @@ impl Vfs {
             state.deferred.insert(ino, (container, id));
         }
         state.failures.remove(&ino);
+        state.shelved.retain(|_, shelved| *shelved != ino);
         state.leave_directory(ino);
         state.tree.unlink(ino);
         if state.tree.get(ino).is_none_or(|node| node.handles == 0) {

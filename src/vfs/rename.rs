@@ -11,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Key;
+use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
 use crate::vfs::{Error, Result, Vfs, commit};
@@ -102,6 +103,21 @@ impl Vfs {
             let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?;
             (container.container.id.clone(), state.tree.path_in(to, name))
         };
+        let moves_aside = {
+            let state = self.state();
+            let on_server = state.tree.file(ino).is_some_and(|file| file.server.is_some());
+            let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            if let Some(writer) = &writer
+                && state.is_shelved_from(container, &path, ino)
+                && target.is_none()
+            {
+                return self.unshelve(state, ino, writer, to, name);
+            }
+            on_server && self.scratch.class(name) == Some(Class::Local)
+        };
+        if moves_aside {
+            return self.shelve(ino, target, to, name).await;
+        }
         let unsent = writer.as_ref().is_some_and(|writer| writer.inner().is_dirty());
         if unsent {
             let writer = writer.as_ref().ok_or_else(|| Error::quiet(libc::ESTALE))?;
@@ -113,6 +129,9 @@ impl Vfs {
                     writer.inner().replaces.extend(id);
                     state.make_room(target);
                 }
+                let aside =
+                    state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
+                writer.inner().replaces.extend(aside);
                 let mut inner = writer.inner();
                 inner.renamed = true;
                 inner.failed = None;
@@ -146,6 +165,9 @@ impl Vfs {
                 }
                 state.make_room(target);
             }
+            replaced.extend(
+                state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path)),
+            );
             state.leave_directory(ino);
             state.tree.rename(ino, to, name);
             if let Some(moved) = &moved {
@@ -160,10 +182,30 @@ impl Vfs {
         if let (Some(writer), Some(moved)) = (&writer, &moved) {
             writer.inner().base = Some(moved.new.clone());
         }
+        self.settle_shelved(&replaced)?;
         for id in replaced {
             self.delete_version(&container, &id).await;
         }
         Ok(())
+    }
+
+    /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile.
+    fn unshelve(
+        &self,
+        mut state: std::sync::MutexGuard<'_, super::State>,
+        ino: Ino,
+        writer: &super::writer::Writer,
+        to: Ino,
+        name: &str,
+    ) -> Result<()> {
+        state.shelved.retain(|_, shelved| *shelved != ino);
+        state.tree.rename(ino, to, name);
+        if writer.unshelved() {
+            state.retire_writer(ino);
+            return Ok(());
+        }
+        drop(state);
+        self.promise(ino, writer)
     }
 
     /// Whether a file is open here and its bytes are not: deleting it would break its readers.
@@ -294,7 +336,7 @@ impl Vfs {
 
 impl super::State {
     /// Takes away what stands where a renamed file goes; open handles keep it.
-    fn make_room(&mut self, target: Ino) {
+    pub(super) fn make_room(&mut self, target: Ino) {
         self.failures.remove(&target);
         self.tree.unlink(target);
         if self.tree.get(target).is_none_or(|node| node.handles == 0) {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::api::{self, FileId};
 use crate::journal::Staging;
+use crate::journal::stage::Sent;
 use crate::namespace::inode::Ino;
 use crate::vfs::{Error, Result, State, Vfs, attr};
 
@@ -38,8 +39,14 @@ pub(super) struct Inner {
     frozen: bool,
     /// The present bytes are closed, and a note beside them says so.
     promised: bool,
-    /// Older bytes that are promised, while the present ones are not.
-    kept: Option<Arc<Staging>>,
+    /// Older bytes that were promised, or travel: they stay until newer ones are promised or have arrived.
+    kept: Vec<Arc<Staging>>,
+    /// The serial number of the bytes that travel.
+    travels: Option<u64>,
+    /// The POST under way, for the note beside the bytes that travel.
+    sending: Option<Sent>,
+    /// The change that a shelved file was at, if that is what the server has.
+    clean_at: Option<u64>,
     /// The version that the writer saw.
     pub(super) base: Option<Arc<api::File>>,
     /// Further versions that these bytes replace, after a rename over them.
@@ -56,26 +63,36 @@ impl Inner {
         self.generation > self.sent
     }
 
+    /// The POST under way, if it is of the present bytes.
+    pub(super) fn sending_present(&self) -> Option<Sent> {
+        let present = self.staging.as_ref()?.serial();
+        self.sending.clone().filter(|_| self.travels == Some(present))
+    }
+
+    fn is_present(&self, staging: &Arc<Staging>) -> bool {
+        self.staging.as_ref().is_some_and(|present| Arc::ptr_eq(present, staging))
+    }
+
     /// Whether the present bytes may not be changed where they are.
     fn is_fixed(&self) -> bool {
         self.frozen || self.promised
     }
 
-    /// Puts a staging file in the place of the present one. Returns that one if nobody needs it any longer.
+    /// Puts a staging file in the place of the present one. Returns that one if nobody needs it.
     fn put(&mut self, staging: Arc<Staging>) -> Option<Arc<Staging>> {
-        let (frozen, promised) = (std::mem::take(&mut self.frozen), std::mem::take(&mut self.promised));
+        let fixed = self.is_fixed();
+        (self.frozen, self.promised) = (false, false);
         let old = self.staging.replace(staging)?;
-        if promised {
-            self.kept = Some(old);
+        if fixed {
+            self.kept.push(old);
             return None;
         }
-        // What travels is discarded when it has arrived.
-        (!frozen).then_some(old)
+        Some(old)
     }
 
     /// Everything that lies in the journal for this file, for it to be removed.
     pub(super) fn take_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
-        self.staging.take().into_iter().chain(self.kept.take())
+        self.staging.take().into_iter().chain(std::mem::take(&mut self.kept))
     }
 
     /// Whether the present bytes were tried already and failed.
@@ -102,7 +119,10 @@ impl Writer {
                 failed: None,
                 frozen: false,
                 promised: false,
-                kept: None,
+                kept: Vec::new(),
+                travels: None,
+                sending: None,
+                clean_at: None,
                 base,
                 replaces: Vec::new(),
                 renamed: false,
@@ -196,53 +216,92 @@ impl Writer {
         let mut inner = self.inner();
         let staging = inner.staging.clone()?;
         inner.frozen = true;
+        inner.travels = Some(staging.serial());
         Some(Frozen { staging, generation: inner.generation, len: inner.len })
     }
 
-    /// Ends [`Writer::freeze`]. What has arrived is no longer promised; what has not, is.
+    /// A POST of the frozen bytes begins.
+    pub(super) fn sending(&self, sent: Sent) {
+        self.inner().sending = Some(sent);
+    }
+
+    /// Ends [`Writer::freeze`]. What has arrived is no longer promised, nor is anything older; what has not, is.
     pub(super) fn thaw(&self, frozen: &Frozen, arrived: bool) {
         let mut inner = self.inner();
-        let is = |staging: &Option<Arc<Staging>>| {
-            staging.as_ref().is_some_and(|s| Arc::ptr_eq(s, &frozen.staging))
-        };
-        let in_place = is(&inner.staging);
+        (inner.travels, inner.sending) = (None, None);
+        let in_place = inner.is_present(&frozen.staging);
         if in_place {
             inner.frozen = false;
             inner.promised = !arrived;
-        } else if !arrived {
-            inner.kept = Some(frozen.staging.clone());
         }
         if !arrived {
             return;
         }
         if in_place {
             frozen.staging.retract();
-        } else {
-            frozen.staging.discard();
         }
-        if let Some(older) = inner.kept.take().filter(|kept| !Arc::ptr_eq(kept, &frozen.staging)) {
-            older.discard();
-        }
+        let serial = frozen.staging.serial();
+        inner.kept.retain(|older| {
+            let newer = older.serial() > serial;
+            if !newer {
+                older.discard();
+            }
+            newer
+        });
     }
 
     /// Unfreezes bytes that were not sent after all.
     pub(super) fn unfreeze(&self, frozen: &Frozen) {
         let mut inner = self.inner();
-        if inner.staging.as_ref().is_some_and(|staging| Arc::ptr_eq(staging, &frozen.staging)) {
+        (inner.travels, inner.sending) = (None, None);
+        if inner.is_present(&frozen.staging) {
             inner.frozen = false;
         }
     }
 
-    /// The present bytes are promised: a durable note lies beside them. Older ones are not needed any longer.
+    /// The present bytes are promised: a durable note lies beside them, which names what older bytes may have left
+    /// on the server. So these are not needed any longer, unless they travel.
     pub(super) fn promised(&self, staging: &Arc<Staging>) {
         let mut inner = self.inner();
-        if !inner.staging.as_ref().is_some_and(|present| Arc::ptr_eq(present, staging)) {
+        if !inner.is_present(staging) {
             return;
         }
         inner.promised = true;
-        if let Some(older) = inner.kept.take() {
-            older.discard();
+        let travels = inner.travels;
+        inner.kept.retain(|older| {
+            let needed = Some(older.serial()) == travels;
+            if !needed {
+                older.discard();
+            }
+            needed
+        });
+    }
+
+    /// The file has been moved aside: what is here stays here, though the server still has it.
+    pub(super) fn shelved(&self) {
+        let mut inner = self.inner();
+        let clean = !inner.is_dirty();
+        inner.generation += 1;
+        inner.clean_at = clean.then_some(inner.generation);
+    }
+
+    /// The file has come back to its own name. Returns whether it is what the server has.
+    pub(super) fn unshelved(&self) -> bool {
+        let mut inner = self.inner();
+        let clean = inner.clean_at.take() == Some(inner.generation);
+        if clean {
+            inner.sent = inner.generation;
+            if let Some(staging) = &inner.staging {
+                staging.retract();
+            }
         }
+        clean
+    }
+
+    /// Whether the present bytes are promised, and others than those in `frozen`.
+    pub(super) fn is_promised_beside(&self, frozen: &Arc<Staging>) -> bool {
+        let inner = self.inner();
+        inner.promised && !inner.is_present(frozen)
     }
 
     /// Whether the present bytes are promised.

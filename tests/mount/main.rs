@@ -7,6 +7,7 @@ mod env;
 mod errors;
 mod names;
 mod reading;
+mod scratch;
 mod startup;
 mod write_back;
 mod writing;

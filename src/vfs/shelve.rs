@@ -1,0 +1,149 @@
+//! Files with scratch names, and real files that an editor moves aside under one.
+//!
+//! A real file that becomes a scratch file is *shelved*: its bytes come here, the server keeps its copy until a
+//! successor under the old name has arrived, and what the list says of it is shown under the scratch name. With no
+//! successor the copy goes when the scratch file does.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::FileId;
+use crate::journal::scratch::Class;
+use crate::namespace::inode::{Ino, Kind, ROOT};
+use crate::namespace::names;
+use crate::vfs::{Entry, Error, Result, State, Vfs};
+
+/// How long a file with a deferred name waits for its rename.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+impl Vfs {
+    /// What a file's name says, if it was made here and is on no server.
+    pub(super) fn scratch_class(&self, state: &State, ino: Ino) -> Option<Class> {
+        let node = state.tree.get(ino)?;
+        let class = self.scratch.class(&node.name)?;
+        let file = node.file()?;
+        let shelved = state.shelved.values().any(|shelved| *shelved == ino);
+        (file.server.is_none() || (shelved && class == Class::Local)).then_some(class)
+    }
+
+    /// A symbolic link, as editors make them for locks.
+    ///
+    /// # Errors
+    /// `EPERM` unless the name is a scratch name.
+    pub async fn symlink(self: &Arc<Self>, parent: Ino, name: &OsStr, target: &Path) -> Result<Entry> {
+        self.check_writable()?;
+        let name = names::creatable(name)?;
+        let in_root = parent == ROOT && self.config.container.is_none();
+        if in_root || self.scratch.class(name) != Some(Class::Local) {
+            return Err(Error::quiet(libc::EPERM));
+        }
+        self.ensure_entries(parent).await?;
+        let mut state = self.state();
+        if state.tree.child(parent, name).is_some() {
+            return Err(Error::quiet(libc::EEXIST));
+        }
+        let target = target.to_str().ok_or_else(|| Error::quiet(libc::EINVAL))?.to_owned();
+        let ino = state.tree.insert(parent, name, Kind::Link(target));
+        if let Some(node) = state.tree.get_mut(ino) {
+            node.lookups += 1;
+        }
+        let node = state.tree.get(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        Ok(self.entry_of(&state, ino, node))
+    }
+
+    /// Moves a file that is on the server aside, under a scratch name.
+    pub(super) async fn shelve(
+        self: &Arc<Self>,
+        ino: Ino,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+    ) -> Result<()> {
+        let writer = self.prepare(ino, u64::MAX).await?;
+        let staging = writer.inner().staging.clone().ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        let note = self.meta(ino, None).map(|mut meta| {
+            meta.shelved = true;
+            meta
+        });
+        tokio::task::spawn_blocking(move || {
+            staging.sync()?;
+            note.map_or(Ok(()), |meta| staging.write_meta(&meta, true))
+        })
+        .await
+        .map_err(|error| Error::told(libc::EIO, error.to_string()))??;
+        let replaced = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            let real = (container, state.tree.path(ino));
+            let replaced = target.and_then(|target| {
+                let id = state.tree.file(target).and_then(|file| file.id().cloned());
+                state.make_room(target);
+                id
+            });
+            writer.shelved();
+            state.tree.rename(ino, to, name);
+            state.shelved.insert(real, ino);
+            let id = state.tree.container(container).map(|container| container.container.id.clone());
+            replaced.and_then(|replaced| Some((id?, replaced)))
+        };
+        if let Some((container, id)) = replaced {
+            self.delete_replaced(&container, &id).await;
+        }
+        Ok(())
+    }
+
+    /// The versions `replaced` are about to be deleted: shelved files that stood for them now stand for themselves.
+    pub(super) fn settle_shelved(&self, replaced: &[FileId]) -> Result<()> {
+        let settled: Vec<Ino> = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let is_replaced = |ino: &Ino| {
+                let id = state.tree.file(*ino).and_then(|file| file.id().cloned());
+                state.writers.contains_key(ino) && id.is_some_and(|id| replaced.contains(&id))
+            };
+            let settled: Vec<Ino> = state.shelved.values().copied().filter(is_replaced).collect();
+            state.shelved.retain(|_, ino| !settled.contains(ino));
+            settled
+        };
+        for ino in settled {
+            let writer = {
+                let mut state = self.state();
+                state.tree.forget_server(ino);
+                state.writers.get(&ino).cloned()
+            };
+            if let Some(writer) = writer {
+                writer.inner().base = None;
+                self.promise(ino, &writer)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The version whose shelved file left `path` free: whoever takes the path replaces it.
+    pub(super) fn take_shelved(&mut self, container: Ino, path: &str) -> Option<FileId> {
+        let ino = *self.shelved.get(&(container, path.to_owned()))?;
+        self.tree.file(ino).and_then(|file| file.id().cloned())
+    }
+
+    /// Whether `ino` is shelved from the path `path`, to which it may simply return.
+    pub(super) fn is_shelved_from(&self, container: Ino, path: &str, ino: Ino) -> bool {
+        self.shelved.get(&(container, path.to_owned())) == Some(&ino)
+    }
+
+    /// Versions that saves under way will replace; nobody is shown them.
+    pub(super) fn to_be_replaced(&self) -> HashSet<FileId> {
+        self.writers.values().flat_map(|writer| writer.inner().replaces.clone()).collect()
+    }
+
+    /// The same without what saves of `ino` itself will replace.
+    pub(super) fn to_be_replaced_but_for(&self, ino: Ino) -> HashSet<FileId> {
+        let others = self.writers.iter().filter(|(other, _)| **other != ino);
+        others.flat_map(|(_, writer)| writer.inner().replaces.clone()).collect()
+    }
+}

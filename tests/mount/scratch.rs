@@ -1,0 +1,239 @@
+//! What editors and other tools write beside a file never reaches the server, and a save is one POST.
+
+use std::fs;
+
+use containerfs::emulator::Kind::{DeleteFile, Upload};
+
+use crate::env::{Env, Mount, errno, on_both_profiles, on_openai, program_is_missing, wait_until};
+
+/// Everything that was ever uploaded, by the last component of its name as it was sent.
+fn uploads(env: &Env) -> usize {
+    env.count(Upload)
+}
+
+fn alone(env: &Env, id: &str, name: &str, bytes: &[u8]) {
+    assert_eq!(env.bytes_on_server(id, name), bytes);
+    assert_eq!(env.store().files(id).len(), 1, "{:?}", env.store().files(id));
+}
+
+#[test]
+fn scratch_files_stay_here() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--scratch", "*.part"]);
+        env.emulator.forget_requests();
+        mount.sh("c", "for f in .a.swp a~ '#a#' .goutputstream-XYZ .DS_Store big.part; do echo x > $f; done");
+        assert_eq!(mount.sh("c", "cat a~ .a.swp"), "x\nx\n");
+        mount.sh("c", "ln -s me@here .#a && readlink .#a && rm .#a");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(uploads(env), 0);
+        let mount = env.mount(&["--scratch", "*.part"]);
+        assert_eq!(mount.sh("c", "cat a~"), "x\n", "they outlive the mount");
+        mount.sh("c", "rm a~ .a.swp '#a#' .goutputstream-XYZ .DS_Store big.part");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert!(env.store().files(&id).is_empty());
+        assert_eq!(env.changes(), []);
+    });
+}
+
+#[test]
+fn a_servers_file_with_a_scratch_name_is_an_ordinary_file() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/notes~", b"the model's");
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/notes~")).unwrap(), b"the model's");
+        fs::remove_file(mount.path("c/notes~")).unwrap();
+        assert!(env.store().files(&id).is_empty());
+    });
+}
+
+#[test]
+fn a_scratch_file_that_is_renamed_to_a_real_name_is_sent_at_once() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        for (temporary, text) in
+            [(".goutputstream-A1B2C3", "gedit"), ("sedAbCdEf", "sed"), (".f.Xy12Zz", "rsync")]
+        {
+            env.emulator.forget_requests();
+            mount.sh("c", &format!("echo {text} > {temporary} && mv {temporary} f"));
+            assert_eq!(uploads(env), 1, "{temporary}");
+            assert!(env.count(DeleteFile) <= 1, "{temporary}");
+            alone(env, &id, "f", format!("{text}\n").as_bytes());
+            assert_eq!(mount.names("c"), ["f"]);
+        }
+    });
+}
+
+#[test]
+fn a_file_moved_aside_is_replaced_by_its_successor() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        for flags in [&[][..], &["--write-back", "--write-back-delay", "300ms"][..]] {
+            let mount = env.mount(flags);
+            let before = fs::read(mount.path("c/f")).unwrap();
+            env.emulator.forget_requests();
+            mount.sh("c", "mv f f~ && echo new$(date +%N) > f && cat f~ && rm f~");
+            assert_eq!(mount.names("c"), ["f"]);
+            assert_ne!(fs::read(mount.path("c/f")).unwrap(), before);
+            let expected = fs::read(mount.path("c/f")).unwrap();
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(uploads(env), 1);
+            assert!(env.count(DeleteFile) <= 1);
+            alone(env, &id, "f", &expected);
+        }
+    });
+}
+
+#[test]
+fn a_file_moved_aside_and_back_costs_nothing() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"same");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        env.emulator.forget_requests();
+        mount.sh("c", "mv f f~ && sleep 0.3 && ls && cat f~ && mv f~ f && cat f");
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), []);
+        alone(env, &id, "f", b"same");
+    });
+}
+
+#[test]
+fn a_file_moved_aside_goes_when_its_scratch_file_goes() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        mount.sh("c", "mv f f~");
+        assert_eq!(mount.names("c"), ["f~"]);
+        assert_eq!(env.store().files(&id).len(), 1, "the server keeps it until then");
+        mount.sh("c", "rm f~");
+        assert!(env.store().files(&id).is_empty());
+        assert_eq!(env.count(Upload), 0);
+    });
+}
+
+#[test]
+fn a_crash_gives_a_file_moved_aside_its_name_back() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mut mount = env.mount(&[]);
+        mount.sh("c", "mv f f~");
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"old");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn a_deferred_name_that_stays_is_sent_at_the_end() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        mount.sh("c", "echo x > sediments && echo y > 4913 && rm 4913");
+        assert_eq!(uploads(env), 0);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(uploads(env), 1);
+        alone(env, &id, "sediments", b"x\n");
+    });
+}
+
+#[test]
+fn symbolic_links_are_for_scratch_names_only() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        assert_eq!(errno(std::os::unix::fs::symlink("x", mount.path("c/link"))), libc::EPERM);
+        std::os::unix::fs::symlink("x", mount.path("c/.#link")).unwrap();
+        assert_eq!(fs::read_link(mount.path("c/.#link")).unwrap().to_str(), Some("x"));
+    });
+}
+
+/// Drives an editor in a terminal. Each line is what `tmux send-keys` types.
+fn in_a_terminal(mount: &Mount, command: &str, keys: &[&[&str]]) {
+    let session = format!("containerfs-{}-{}", std::process::id(), mount.pid());
+    let tmux = |args: &[&str]| {
+        let output = std::process::Command::new("tmux").args(["-L", &session]).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let directory = mount.path("c");
+    let size = ["-x", "80", "-y", "24"];
+    let environment = format!("HOME={} TERM=screen {command}", mount.dir.parent().unwrap().display());
+    let new = ["new-session", "-d", "-s", "editor", "-c", directory.to_str().unwrap()];
+    tmux(&[&new[..], &size, &[&environment]].concat());
+    wait_until("the editor shows the file", || {
+        tmux(&["capture-pane", "-p", "-t", "editor"]).contains("old line")
+    });
+    for typed in keys {
+        tmux(&[&["send-keys", "-t", "editor"], *typed].concat());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    wait_until("the editor ends", || !tmux(&["list-sessions"]).contains("editor"));
+}
+
+fn a_save_is_one_post(env: &Env, program: &str, command: &str, keys: &[&[&str]]) {
+    if program_is_missing("tmux") || program_is_missing(program) {
+        return;
+    }
+    let id = env.container("c");
+    env.store().put_upload(&id, "f.txt", b"old line\n");
+    let mount = env.mount(&[]);
+    env.emulator.forget_requests();
+    in_a_terminal(&mount, command, keys);
+    wait_until("the save arrives", || uploads(env) > 0);
+    assert_eq!(mount.unmount(env), (0, 0));
+    assert_eq!(uploads(env), 1, "{command}: {:?}", env.changes());
+    assert!(env.count(DeleteFile) <= 1, "{command}: {:?}", env.changes());
+    let bytes = env.bytes_on_server(&id, "f.txt");
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("new") && text.contains("old line"), "{command}: {text}");
+    assert_eq!(env.store().files(&id).len(), 1, "{command}: {:?}", env.store().files(&id));
+}
+
+#[test]
+fn a_save_with_vim_is_one_post() {
+    let keys: &[&[&str]] = &[&["O", "new", "Escape"], &[":wq", "Enter"]];
+    on_both_profiles(|env| a_save_is_one_post(env, "vim", "vim -u NONE f.txt", keys));
+    on_openai(|env| {
+        a_save_is_one_post(env, "vim", "vim -u NONE --cmd 'set backup backupcopy=no' f.txt", keys)
+    });
+    on_openai(|env| {
+        a_save_is_one_post(env, "vim", "vim -u NONE --cmd 'set writebackup backupcopy=no' f.txt", keys)
+    });
+}
+
+#[test]
+fn a_save_with_nano_is_one_post() {
+    let keys: &[&[&str]] = &[&["new "], &["C-o"], &["Enter"], &["C-x"]];
+    on_both_profiles(|env| a_save_is_one_post(env, "nano", "nano f.txt", keys));
+}
+
+#[test]
+fn a_save_with_emacs_is_one_post() {
+    let keys: &[&[&str]] = &[&["new "], &["C-x", "C-s"], &["C-x", "C-c"]];
+    on_both_profiles(|env| a_save_is_one_post(env, "emacs", "emacs -nw -Q f.txt", keys));
+}
+
+#[test]
+fn a_save_with_sed_is_one_post() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.txt", b"old line\n");
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        mount.sh("c", "sed -i s/old/new/ f.txt");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(uploads(env), 1);
+        alone(env, &id, "f.txt", b"new line\n");
+    });
+}
