@@ -159,6 +159,9 @@ pub struct Mount {
     /// Limit of requests a minute.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_requests_per_minute: Option<u32>,
+    /// Do not fetch files before they are read.
+    #[arg(long)]
+    pub no_prefetch: bool,
     /// Longest wait for an answer of the server.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,

@@ -167,7 +167,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         cache_size: args.cache_size.as_u64(),
         memory_cache: args.memory_cache.as_u64(),
         state_dir: directory(&args.state_dir, |home| home.state_dir().unwrap_or_else(|| home.data_dir()))?,
-        prefetch: false,
+        prefetch: !args.no_prefetch,
         scratch: args.scratch.clone(),
         max_connections: args.max_connections.into(),
         new_container: vfs::NewContainer {

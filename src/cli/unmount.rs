@@ -17,6 +17,9 @@ use crate::vfs::{Left, Progress};
 /// How long a mount may take to vanish once nobody serves it.
 const VANISH_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a mount may take from being seen to being asked.
+const LISTEN_WAIT: Duration = Duration::from_secs(1);
+
 /// How often a line of progress is written where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
@@ -40,13 +43,24 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     };
     let question =
         Question::Unmount { timeout_seconds: args.timeout.map(|t| t.as_secs_f64()), force: args.force };
-    match Connection::ask(entry.device, question) {
+    match ask(entry.device, question) {
         Ok(connection) => drained(connection, &at),
         Err(error) => {
             tracing::debug!(%error, "nobody answers at the control socket");
             mounts::unmount_ours(&at, entry.device, args.force)
                 .with_context(|| format!("cannot unmount {shown}; --force takes it away from its users"))?;
             Ok(ExitCode::Success)
+        }
+    }
+}
+
+/// A mount is seen a moment before it can be asked.
+fn ask(device: (u32, u32), question: Question) -> io::Result<Connection> {
+    let deadline = Instant::now() + LISTEN_WAIT;
+    loop {
+        match Connection::ask(device, question) {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            answer => return answer,
         }
     }
 }

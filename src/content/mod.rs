@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod download;
+pub mod prefetch;
 
 pub use cache::{Cache, Key};
 pub use download::Body;

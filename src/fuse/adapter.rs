@@ -236,6 +236,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         tracing::trace!(ino = of.0, flags = flags.0, pid = req.pid(), "open");
+        let _entered = self.runtime.enter();
         let outcome = self.vfs.open_file(ino(of), flags.0, req.pid());
         answer!(self.vfs, "open", reply, outcome,
             opened => reply.opened(FileHandle(opened.handle), convert::open_flags(&opened)));

@@ -52,11 +52,11 @@ pub struct Opened {
 }
 
 impl Vfs {
-    /// Opens a file. `flags` are those of `open(2)`; `thread` is the caller's.
+    /// Opens a file. `flags` are those of `open(2)`; `thread` is the caller's. Needs a runtime.
     ///
     /// # Errors
     /// `EISDIR`, `EROFS`, `EPERM` with `--no-overwrite`, `ESTALE` if it is gone.
-    pub fn open_file(&self, ino: Ino, flags: i32, thread: u32) -> Result<Opened> {
+    pub fn open_file(self: &Arc<Self>, ino: Ino, flags: i32, thread: u32) -> Result<Opened> {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let truncate = writable && flags & libc::O_TRUNC != 0;
         if writable {
@@ -103,6 +103,9 @@ impl Vfs {
                     state.touched(ino);
                 }
             }
+        }
+        if !writable {
+            self.look_ahead(state, ino);
         }
         let handle = self.add_handle(state, ino, writable, thread);
         Ok(Opened { handle, keep_cache: keep_cache && !truncate })

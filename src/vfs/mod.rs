@@ -5,6 +5,7 @@
 //! moments only and never across an await. A [`writer`] holds the bytes of a file that are newer than the
 //! server's; [`commit`] brings them there; [`freshness`] keeps listings young.
 
+mod ahead;
 pub mod attr;
 mod commit;
 mod descriptors;
@@ -43,6 +44,7 @@ pub use status::{Capacity, Progress, Status};
 
 use crate::api::{Client, Container, ContainerId, FileId};
 use crate::content::download::Downloads;
+use crate::content::prefetch::Prefetch;
 use crate::content::{Cache, cache};
 use crate::journal::Journal;
 use crate::journal::scratch::Scratch;
@@ -123,6 +125,8 @@ pub struct Vfs {
     refreshes: freshness::Refreshes,
     /// Uploads and deletions that run behind their caller.
     behind: TaskTracker,
+    /// Turns of what nobody waits for yet; connections beyond them are for those who wait.
+    ahead: tokio::sync::Semaphore,
     stopping: AtomicBool,
     invalidations: mpsc::UnboundedSender<Invalidation>,
     invalidations_out: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
@@ -151,6 +155,12 @@ struct State {
     failures: HashMap<Ino, drain::Left>,
     /// Files of the server that were moved aside under scratch names, by the path that they left.
     shelved: HashMap<(Ino, String), Ino>,
+    /// Which files are probably read next.
+    prefetch: Prefetch,
+    /// Files that are being fetched ahead.
+    fetched_ahead: std::collections::HashSet<Ino>,
+    /// Directories whose lengths are being asked for.
+    sizing: std::collections::HashSet<Ino>,
     /// POSTs whose answer was lost.
     lost: Vec<lost::Lost>,
     /// Deletions of earlier mounts: a list that shows one of them is told again.
@@ -196,10 +206,14 @@ impl Vfs {
             undeleted: Vec::new(),
             failures: HashMap::new(),
             shelved: HashMap::new(),
+            prefetch: Prefetch::new(),
+            fetched_ahead: std::collections::HashSet::new(),
+            sizing: std::collections::HashSet::new(),
             lost: Vec::new(),
             inherited_tombstones,
             unfinished: Vec::new(),
         };
+        let ahead = tokio::sync::Semaphore::new((config.max_connections * 7 / 8).max(1));
         let vfs = Arc::new(Self {
             downloads: Downloads::new(client.clone(), cache),
             client,
@@ -209,6 +223,7 @@ impl Vfs {
             scratch,
             refreshes: freshness::Refreshes::default(),
             behind: TaskTracker::new(),
+            ahead,
             stopping: AtomicBool::new(false),
             invalidations,
             invalidations_out: Mutex::new(Some(invalidations_out)),

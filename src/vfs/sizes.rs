@@ -11,9 +11,6 @@ use crate::api::ErrorKind;
 use crate::namespace::inode::{Ino, Kind};
 use crate::vfs::{Error, Invalidation, Result, Vfs};
 
-/// Lengths asked for at once behind a listing.
-const AT_ONCE: usize = 16;
-
 impl Vfs {
     /// Sees to it that the length of a file is known.
     ///
@@ -60,7 +57,10 @@ impl Vfs {
     /// Learns the lengths of a whole directory, behind whoever reads it. Stops at 429.
     pub(super) fn learn_sizes_behind(self: &Arc<Self>, directory: Ino) {
         let wanted: Vec<Ino> = {
-            let state = self.state();
+            let mut state = self.state();
+            if !state.sizing.insert(directory) {
+                return;
+            }
             let children = state.tree.get(directory).and_then(|node| node.children());
             let files = children.into_iter().flat_map(|children| children.values().copied());
             let files: Vec<Ino> = files
@@ -76,9 +76,12 @@ impl Vfs {
             let mut answers = futures_util::stream::iter(wanted)
                 .map(|ino| {
                     let vfs = vfs.clone();
-                    async move { vfs.ensure_size(ino).await }
+                    async move {
+                        let _turn = vfs.ahead.acquire().await;
+                        vfs.ensure_size(ino).await
+                    }
                 })
-                .buffer_unordered(AT_ONCE);
+                .buffer_unordered(vfs.config.max_connections);
             while let Some(answer) = answers.next().await {
                 let limited =
                     answer.is_err_and(|e| e.api().is_some_and(|e| e.kind == ErrorKind::RateLimited));
@@ -86,6 +89,8 @@ impl Vfs {
                     break;
                 }
             }
+            drop(answers);
+            vfs.state().sizing.remove(&directory);
         });
     }
 

@@ -205,10 +205,10 @@ fn a_save_with_vim_is_one_post() {
     let keys: &[&[&str]] = &[&["O", "new", "Escape"], &[":wq", "Enter"]];
     on_both_profiles(|env| a_save_is_one_post(env, "vim", "vim -u NONE f.txt", keys));
     on_openai(|env| {
-        a_save_is_one_post(env, "vim", "vim -u NONE --cmd 'set backup backupcopy=no' f.txt", keys)
+        a_save_is_one_post(env, "vim", "vim -u NONE --cmd 'set backup backupcopy=no' f.txt", keys);
     });
     on_openai(|env| {
-        a_save_is_one_post(env, "vim", "vim -u NONE --cmd 'set writebackup backupcopy=no' f.txt", keys)
+        a_save_is_one_post(env, "vim", "vim -u NONE --cmd 'set writebackup backupcopy=no' f.txt", keys);
     });
 }
 

@@ -1,0 +1,82 @@
+//! Fetches the files that will probably be read next; [`crate::content::prefetch`] decides how many.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::api::{self, ContainerId, ErrorKind};
+use crate::content::prefetch::{NEAR, SMALL};
+use crate::content::{Key, download};
+use crate::namespace::inode::Ino;
+use crate::vfs::{State, Vfs};
+
+/// Bytes that may be fetched ahead in one go.
+const BYTES_AHEAD: u64 = 32 << 20;
+
+impl Vfs {
+    /// A file was opened for reading: what comes after it may be wanted soon.
+    pub(super) fn look_ahead(self: &Arc<Self>, state: &mut State, ino: Ino) {
+        if !self.config.prefetch {
+            return;
+        }
+        let Some(node) = state.tree.get(ino) else { return };
+        let (directory, name) = (node.parent, node.name.clone());
+        let Some(children) = state.tree.get(directory).and_then(|node| node.children()) else { return };
+        let after = |name: &str| children.range::<str, _>((Bound::Excluded(name), Bound::Unbounded));
+        let follows = state.prefetch.last(directory.0).is_some_and(|last| {
+            let last = state.tree.get(Ino(last)).map(|node| node.name.clone());
+            last.is_some_and(|last| after(&last).take(NEAR).any(|(_, next)| *next == ino))
+        });
+        let leads = children.values().take(NEAR).any(|first| *first == ino);
+        let window = state.prefetch.opened(directory.0, ino.0, follows, leads, Instant::now());
+        if window == 0 {
+            return;
+        }
+        let mut room = BYTES_AHEAD;
+        let wanted: Vec<(Ino, ContainerId, Arc<api::File>)> = after(&name)
+            .take(window)
+            .filter_map(|(_, next)| self.worth_fetching(state, *next))
+            .take_while(|(_, _, file)| {
+                let bytes = file.bytes.unwrap_or(SMALL);
+                let fits = bytes <= room;
+                room = room.saturating_sub(bytes);
+                fits
+            })
+            .collect();
+        for (ino, container, file) in wanted {
+            state.fetched_ahead.insert(ino);
+            self.fetch_ahead(ino, container, file);
+        }
+    }
+
+    fn worth_fetching(&self, state: &State, ino: Ino) -> Option<(Ino, ContainerId, Arc<api::File>)> {
+        let file = state.tree.file(ino)?;
+        let server = file.server.clone()?;
+        let small = file
+            .size
+            .or(server.bytes.map(|bytes| (bytes, Instant::now())))
+            .is_none_or(|(size, _)| size <= SMALL);
+        let container = state.tree.container(file.container)?.container.id.clone();
+        let known = state.fetched_ahead.contains(&ino)
+            || state.local_len(ino).is_some()
+            || self.downloads.cache().contains(&Key::new(&container, &server));
+        (small && !known).then_some((ino, container, server))
+    }
+
+    fn fetch_ahead(self: &Arc<Self>, ino: Ino, container: ContainerId, file: Arc<api::File>) {
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            // Readers who wait have connections of their own left.
+            let turn = vfs.ahead.acquire().await;
+            let fetched = vfs.downloads.fetch(&container, &file).whole().await;
+            drop(turn);
+            let mut state = vfs.state();
+            state.fetched_ahead.remove(&ino);
+            if let Err(download::Error::Api(error)) = fetched
+                && error.kind == ErrorKind::RateLimited
+            {
+                state.prefetch.pause(Instant::now());
+            }
+        });
+    }
+}
