@@ -239,6 +239,10 @@ impl Downloads {
         if let Some(flight) = flights.get(&key) {
             return Self::board(flight);
         }
+        // A flight that has just landed left the board after the cache had it.
+        if let Some(body) = self.cached(&key) {
+            return body;
+        }
         let temporary =
             self.cache.temporary(&key).inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
         let reader = temporary.as_ref().and_then(|file| file.as_file().try_clone().ok());
