@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,13 +59,20 @@ pub struct UnmountRequest {
     pub left: oneshot::Sender<Vec<Left>>,
 }
 
-/// The socket; removed when this value goes.
+/// The socket; removed when this value goes, which should be before the mount does: its device number may be another
+/// mount's at once.
 #[derive(Debug)]
-pub struct Socket(PathBuf);
+pub struct Socket {
+    path: PathBuf,
+    ino: u64,
+}
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        // Another mount may have been given the number, and have bound a socket of its own.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.ino) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -87,6 +94,7 @@ pub fn listen(
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let ino = fs::symlink_metadata(&path)?.ino();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (vfs, unmounts) = (vfs.clone(), unmounts.clone());
@@ -97,7 +105,7 @@ pub fn listen(
             });
         }
     });
-    Ok(Socket(path))
+    Ok(Socket { path, ino })
 }
 
 async fn answer(

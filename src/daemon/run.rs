@@ -66,7 +66,7 @@ struct Mounted {
     signals: Signals,
     unmounts: mpsc::UnboundedReceiver<UnmountRequest>,
     drain_timeout: Duration,
-    _socket: Option<control::Socket>,
+    socket: Option<control::Socket>,
     _demo: Option<Demo>,
 }
 
@@ -86,7 +86,7 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let socket =
         socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;
-    Ok(Mounted { vfs, session, signals, unmounts, drain_timeout, _socket: socket.ok(), _demo: demo })
+    Ok(Mounted { vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), _demo: demo })
 }
 
 impl Mounted {
@@ -105,6 +105,7 @@ impl Mounted {
             // A second signal: whoever sent it does not want to wait.
             () = self.signals.next() => self.vfs.drain(Duration::ZERO).await,
         };
+        drop(self.socket.take());
         if let Err(error) = self.session.unmount() {
             tracing::warn!(%error, "cannot unmount");
         }
