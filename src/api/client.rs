@@ -18,6 +18,7 @@ pub use crate::api::content::Content;
 use crate::api::error::{Error, ErrorKind, Result, Told};
 use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
 use crate::api::paging;
+use crate::api::raw::Raw;
 use crate::api::stats::Stats;
 use crate::api::transport::{Call, Payload, Transport, constant_headers, innermost};
 pub use crate::api::upload::UploadBody;
@@ -134,6 +135,11 @@ impl Client {
     /// What state and cache belong to: SHA-256, in hex, of base URL, organisation and project.
     pub fn account(&self) -> &str {
         &self.0.account
+    }
+
+    /// The same client with replies as they came.
+    pub fn raw(&self) -> Raw<'_> {
+        Raw(self)
     }
 
     /// What was asked of the server so far.
@@ -295,7 +301,7 @@ impl Client {
         Ok(serde_json::from_slice(&body).unwrap_or_default())
     }
 
-    async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+    pub(super) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         let body = self.0.transport.call(&call).await?;
         serde_json::from_slice(&body).map_err(|error| {
             let told = Told::parse(&body);
@@ -309,7 +315,7 @@ impl Client {
         })
     }
 
-    fn url(&self, operation: &'static str, parts: &[&str], query: &impl Serialize) -> Result<Url> {
+    pub(super) fn url(&self, operation: &'static str, parts: &[&str], query: &impl Serialize) -> Result<Url> {
         let mut url = self.0.base.clone();
         let mut path = url.path().trim_end_matches('/').to_owned();
         for part in parts {

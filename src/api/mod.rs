@@ -5,6 +5,7 @@ mod content;
 pub mod error;
 pub mod model;
 mod paging;
+mod raw;
 mod retry;
 pub mod stats;
 mod transport;
@@ -13,6 +14,7 @@ mod upload;
 pub use client::{Client, ClientConfig};
 pub use error::{Error, ErrorKind};
 pub use model::{Container, ContainerId, File, FileId};
+pub use raw::Raw;
 
 #[cfg(test)]
 mod tests;

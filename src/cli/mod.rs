@@ -2,12 +2,16 @@
 
 pub mod args;
 mod completions;
+mod containers;
+mod dotted;
 mod emulator;
 mod exit_codes;
+mod format;
 mod key;
 mod mount;
 mod output;
 mod rewrite;
+mod server;
 mod status;
 mod unmount;
 
@@ -26,7 +30,8 @@ pub fn main() -> i32 {
 }
 
 fn run(typed: Vec<OsString>) -> ExitCode {
-    let meant = match rewrite::with_config_file(rewrite::command_line(typed)) {
+    let typed = dotted::joined(rewrite::command_line(typed));
+    let meant = match typed.and_then(rewrite::with_config_file) {
         Ok(meant) => meant,
         Err(error) => {
             tell(&error);
@@ -56,6 +61,9 @@ fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {
         Command::Mount(args) => mount::mount(args, &cli.common),
         Command::Unmount(args) => unmount::unmount(args),
         Command::Status(args) => status::status(args),
+        Command::Containers(command) => containers::containers(command, &cli.common),
+        Command::Files(command) => containers::files(command, &cli.common),
+        Command::Content(command) => containers::content(command, &cli.common),
         Command::Emulator(args) => {
             // A key in the environment is for clients; only one that was typed is the server's.
             let key = cli.common.api_key.clone().filter(|_| key_was_typed);

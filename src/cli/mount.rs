@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::api::ClientConfig;
 use crate::cli::args::{Common, LogFormat, Mount};
 use crate::cli::exit_codes::ExitCode;
-use crate::cli::{key, output};
+use crate::cli::{key, output, server};
 use crate::daemon::background::{Role, detach};
 use crate::daemon::{Settings, logging, run};
 use crate::fuse::{Options, mounts};
@@ -133,21 +133,13 @@ fn check_fuse(allow_other: bool) -> Result<()> {
 
 fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Settings> {
     let api_key = if args.demo { None } else { Some(key::resolve(common)?) };
-    let headers = std::env::var("OPENAI_CUSTOM_HEADERS").unwrap_or_default();
-    let mut client = ClientConfig {
-        api_key,
-        organization: filled(&common.organization),
-        project: filled(&common.project),
-        custom_headers: ClientConfig::parse_custom_headers(&headers),
+    let client = ClientConfig {
         timeout: args.timeout,
         max_connections: args.max_connections.into(),
         max_requests_per_minute: args.max_requests_per_minute,
-        insecure_http: args.insecure_http,
-        ..ClientConfig::default()
+        insecure_http: common.insecure_http,
+        ..server::config(common, api_key)
     };
-    if let Some(base_url) = filled(&common.base_url) {
-        client.base_url = base_url;
-    }
     let expires_after_minutes = args.expires_after.map(minutes).transpose()?;
     let source =
         args.source.clone().or_else(|| args.container.clone()).unwrap_or_else(|| "containerfs".to_owned());
@@ -178,11 +170,6 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
     };
     let fuse = Options { allow_other: args.allow_other, read_only: args.read_only, source };
     Ok(Settings { mountpoint, demo: args.demo, client, vfs, fuse, drain_timeout: args.drain_timeout })
-}
-
-/// An empty environment variable means that there is none.
-fn filled(value: &Option<String>) -> Option<String> {
-    value.as_deref().map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
 fn minutes(life: std::time::Duration) -> Result<i64> {
