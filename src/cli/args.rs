@@ -81,6 +81,9 @@ pub enum Command {
     Mount(Box<Mount>),
     /// Unmount, waiting for uploads.
     Unmount(Unmount),
+    /// Show, save, send again or throw away bytes that are not on the server.
+    #[command(subcommand)]
+    Pending(Pending),
     /// Show mounts, their caches, requests and errors.
     Status(Status),
     /// List, make, show and delete containers.
@@ -205,6 +208,55 @@ pub struct Unmount {
     /// Do not wait: what is not uploaded yet is kept for the next mount.
     #[arg(long)]
     pub force: bool,
+}
+
+/// `containerfs pending`.
+#[derive(Debug, Subcommand)]
+pub enum Pending {
+    /// Show what is not on the server, and why.
+    List {
+        /// Where to look.
+        #[command(flatten)]
+        state: StateDir,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send again: at once where it is mounted, else by the next mount. Bytes that were never closed need their id.
+    Retry {
+        /// Where to look.
+        #[command(flatten)]
+        state: StateDir,
+        /// Only these.
+        ids: Vec<String>,
+    },
+    /// Copy the bytes into a directory.
+    Save {
+        /// Where to look.
+        #[command(flatten)]
+        state: StateDir,
+        /// Where to; made if it is missing.
+        directory: PathBuf,
+        /// Only these.
+        ids: Vec<String>,
+    },
+    /// Throw the bytes away.
+    Discard {
+        /// Where to look.
+        #[command(flatten)]
+        state: StateDir,
+        /// Which.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+/// Where unsent bytes are.
+#[derive(Debug, Args)]
+pub struct StateDir {
+    /// The state directory of the mounts [default: ~/.local/state/containerfs].
+    #[arg(long, env = "CONTAINERFS_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `containerfs status`.

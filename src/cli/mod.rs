@@ -10,6 +10,7 @@ mod format;
 mod key;
 mod mount;
 mod output;
+mod pending;
 mod rewrite;
 mod server;
 mod status;
@@ -60,6 +61,7 @@ fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {
     match &cli.command {
         Command::Mount(args) => mount::mount(args, &cli.common),
         Command::Unmount(args) => unmount::unmount(args),
+        Command::Pending(command) => pending::pending(command),
         Command::Status(args) => status::status(args),
         Command::Containers(command) => containers::containers(command, &cli.common),
         Command::Files(command) => containers::files(command, &cli.common),

@@ -158,7 +158,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         cache_dir: directory(&args.cache_dir, |home| home.cache_dir())?,
         cache_size: args.cache_size.as_u64(),
         memory_cache: args.memory_cache.as_u64(),
-        state_dir: directory(&args.state_dir, |home| home.state_dir().unwrap_or_else(|| home.data_dir()))?,
+        state_dir: state_dir(&args.state_dir)?,
         prefetch: !args.no_prefetch,
         scratch: args.scratch.clone(),
         max_connections: args.max_connections.into(),
@@ -199,6 +199,14 @@ fn directory(given: &Option<PathBuf>, default: impl Fn(&dyn Home) -> PathBuf) ->
         }
     };
     Ok(std::path::absolute(directory)?)
+}
+
+/// Where unsent bytes are, for all accounts.
+///
+/// # Errors
+/// There is no home directory.
+pub(super) fn state_dir(given: &Option<PathBuf>) -> Result<PathBuf> {
+    directory(given, |home| home.state_dir().unwrap_or_else(|| home.data_dir()))
 }
 
 /// The directories of a user, by the XDG rules.

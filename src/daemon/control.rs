@@ -31,6 +31,8 @@ const QUESTION_MAX: usize = 4096;
 pub enum Question {
     /// [`crate::vfs::Status`], once.
     Status,
+    /// Send again what failed; answered with what is left.
+    Retry,
     /// Progress until the end, then what is left.
     Unmount {
         /// Seconds to wait for uploads; the mount's own limit if there is none.
@@ -119,6 +121,7 @@ async fn answer(
     tokio::io::BufReader::new(reader).read_line(&mut question).await?;
     match serde_json::from_str(&question)? {
         Question::Status => tell(&mut writer, &vfs.status()).await,
+        Question::Retry => tell(&mut writer, &Answer::Done(vfs.retry().await)).await,
         Question::Unmount { timeout_seconds, force } => {
             let asked = timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             let within = if force { Some(Duration::ZERO) } else { asked };

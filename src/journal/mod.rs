@@ -1,5 +1,6 @@
 //! Bytes that are not on the server yet.
 
+pub mod pending;
 pub mod scratch;
 pub mod stage;
 

@@ -289,7 +289,7 @@ impl Drop for Journal {
 }
 
 /// Locks a mount's directory; `None` if its mount lives.
-fn locked(dir: &Path) -> io::Result<Option<File>> {
+pub(super) fn locked(dir: &Path) -> io::Result<Option<File>> {
     let file =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
     let mut lock = fd_lock::RwLock::new(file.try_clone()?);
@@ -304,7 +304,7 @@ fn locked(dir: &Path) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(dir)
         .into_iter()
         .flatten()

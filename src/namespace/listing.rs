@@ -360,5 +360,4 @@ fn place(
 }
 
 #[cfg(test)]
-#[path = "listing_tests.rs"]
 mod tests;

@@ -39,6 +39,15 @@ impl Vfs {
         self.left()
     }
 
+    /// Sends again what failed, refusals included. Returns what is left.
+    pub async fn retry(self: &Arc<Self>) -> Vec<Left> {
+        for writer in self.state().writers.values() {
+            writer.inner().failed = None;
+        }
+        self.send_everything().await;
+        self.left()
+    }
+
     /// Whether new changes are refused.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)

@@ -7,6 +7,7 @@ mod directories;
 mod env;
 mod errors;
 mod names;
+mod pending;
 mod reading;
 mod scratch;
 mod startup;

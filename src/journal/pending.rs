@@ -1,0 +1,117 @@
+//! What lies in the journals, for a person who asks: bytes that are not on the server.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::journal::stage::{Meta, locked, subdirectories};
+use crate::namespace::names;
+
+/// Bytes that are not on the server.
+#[derive(Clone, Debug, Serialize)]
+pub struct Item {
+    /// What a person calls it: journal and number.
+    pub id: String,
+    /// What is known of it; none if nobody wrote that down.
+    pub meta: Option<Meta>,
+    /// How many.
+    pub bytes: u64,
+    /// Whether a mount that lives has it.
+    pub live: bool,
+    #[serde(skip)]
+    dir: PathBuf,
+}
+
+impl Item {
+    /// Why it is not on the server.
+    pub fn reason(&self) -> String {
+        match &self.meta {
+            Some(Meta { reason: Some(reason), .. }) => reason.clone(),
+            Some(meta) if meta.closed => "not uploaded yet".to_owned(),
+            _ => "unfinished: never closed".to_owned(),
+        }
+    }
+
+    /// Where it belongs: the path below its container.
+    pub fn path(&self) -> Option<&str> {
+        self.meta.as_ref().map(|meta| meta.path.as_str())
+    }
+
+    /// Copies the bytes below `directory`, as `CONTAINER/PATH`; nothing there is overwritten. Returns where.
+    ///
+    /// # Errors
+    /// The disk's; `AlreadyExists`.
+    pub fn save(&self, directory: &Path) -> io::Result<PathBuf> {
+        let mut to = directory.to_owned();
+        match &self.meta {
+            Some(meta) => {
+                to.push(names::safe_component(meta.container.as_str(), meta.container.as_str()));
+                to.extend(names::components(&meta.path));
+            }
+            None => to.push(self.id.replace('/', "-")),
+        }
+        if let Some(parent) = to.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
+        io::copy(&mut fs::File::open(self.dir.join("data"))?, &mut file)?;
+        file.sync_all()?;
+        Ok(to)
+    }
+
+    /// Lets the next mount send it.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if a mount has it, `InvalidData` if it is not known where it belongs, or the disk's.
+    pub fn retry(&self) -> io::Result<()> {
+        self.check_unused()?;
+        let mut meta = self.meta.clone().ok_or(io::ErrorKind::InvalidData)?;
+        (meta.closed, meta.refused, meta.reason) = (true, false, None);
+        let temporary = self.dir.join(".meta.json");
+        fs::write(&temporary, serde_json::to_vec_pretty(&meta)?)?;
+        fs::rename(temporary, self.dir.join("meta.json"))
+    }
+
+    /// Throws it away.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if a mount has it, or the disk's.
+    pub fn discard(&self) -> io::Result<()> {
+        self.check_unused()?;
+        fs::remove_dir_all(&self.dir)
+    }
+
+    fn check_unused(&self) -> io::Result<()> {
+        if self.live { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
+    }
+}
+
+/// Everything that is pending below `state_dir`, of all accounts, oldest first within a journal.
+pub fn items(state_dir: &Path) -> Vec<Item> {
+    let mut items = Vec::new();
+    for account in subdirectories(state_dir) {
+        for journal in subdirectories(&account.join("journal")) {
+            let lock = locked(&journal);
+            let live = matches!(lock, Ok(None));
+            items.extend(subdirectories(&journal).into_iter().filter_map(|dir| item(dir, live)));
+        }
+    }
+    items
+}
+
+fn item(dir: PathBuf, live: bool) -> Option<Item> {
+    let bytes = fs::metadata(dir.join("data")).ok()?.len();
+    let meta: Option<Meta> =
+        fs::read(dir.join("meta.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    // Open in a mount, or moved aside while the server has it: nobody waits for it.
+    let waits = match &meta {
+        Some(meta) => !meta.shelved,
+        None => !live && bytes > 0,
+    };
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let id = format!("{}/{}", name(dir.parent()?)?, name(&dir)?.trim_start_matches('0'));
+    waits.then_some(Item { id, meta, bytes, live, dir })
+}
