@@ -108,7 +108,7 @@ fn item(dir: PathBuf, live: bool) -> Option<Item> {
         fs::read(dir.join("meta.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
     // Open in a mount, or moved aside while the server has it: nobody waits for it.
     let waits = match &meta {
-        Some(meta) => !meta.shelved,
+        Some(meta) => !meta.shelved && (meta.closed || (!live && bytes > 0)),
         None => !live && bytes > 0,
     };
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

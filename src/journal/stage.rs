@@ -187,13 +187,13 @@ impl Staging {
         Ok(hex::encode(digest.finalize()))
     }
 
-    /// Takes `meta.json` away: these bytes are on the server, and changes of them are nobody's promise.
+    /// Takes the promise back: these bytes are on the server, and changes of them are nobody's until the next close.
     pub fn retract(&self) {
-        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = fs::remove_file(self.dir.join("meta.json"))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a note");
+        let Some(mut meta) = self.meta() else { return };
+        (meta.closed, meta.reason) = (false, None);
+        meta.sent.clear();
+        if let Err(error) = self.write_meta(&meta, false) {
+            tracing::warn!(%error, dir = %self.dir.display(), "cannot change a note");
         }
     }
 

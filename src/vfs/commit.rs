@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Key;
+use crate::journal::Staging;
 use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
 use crate::namespace::inode::Ino;
@@ -59,6 +60,15 @@ impl Vfs {
         if !scheduled {
             let vfs = self.clone();
             self.behind.spawn(async move { vfs.commit_when_due(ino, &writer).await });
+        }
+        Ok(())
+    }
+
+    /// Writes down whose bytes these will be, for whoever finds them after a crash.
+    pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
+        if let Some(mut meta) = self.meta(ino, None) {
+            meta.closed = false;
+            staging.write_meta(&meta, false)?;
         }
         Ok(())
     }

@@ -63,6 +63,7 @@ impl Vfs {
             self.check_writable()?;
         }
         let empty = if truncate { Some(Arc::new(self.journal.stage()?)) } else { None };
+        let unfinished = empty.clone();
         let mut guard = self.state();
         let state = &mut *guard;
         let refused = match state.tree.get(ino).map(|node| &node.kind) {
@@ -108,6 +109,10 @@ impl Vfs {
             self.look_ahead(state, ino);
         }
         let handle = self.add_handle(state, ino, writable, thread);
+        drop(guard);
+        if let Some(staging) = unfinished {
+            self.note_unfinished(ino, &staging)?;
+        }
         Ok(Opened { handle, keep_cache: keep_cache && !truncate })
     }
 
@@ -145,6 +150,7 @@ impl Vfs {
 
     fn create_new(&self, parent: Ino, name: &str, mode: u32, thread: u32) -> Result<(Ino, Opened)> {
         let staging = Arc::new(self.journal.stage()?);
+        let unfinished = staging.clone();
         let mut guard = self.state();
         let state = &mut *guard;
         let container = state.tree.container_of(parent).ok_or_else(|| Error::quiet(libc::ESTALE))?;
@@ -160,6 +166,8 @@ impl Vfs {
         writer.inner().replaces.extend(state.take_shelved(container, &path));
         state.writers.insert(ino, writer);
         let handle = self.add_handle(state, ino, true, thread);
+        drop(guard);
+        self.note_unfinished(ino, &unfinished)?;
         Ok((ino, Opened { handle, keep_cache: true }))
     }
 

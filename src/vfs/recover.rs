@@ -35,19 +35,17 @@ impl Vfs {
     fn adopt(&self, staging: Staging) -> Option<Ino> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let meta = staging.meta();
-        let Some(meta) = meta.filter(|meta| meta.closed) else {
-            if staging.is_empty().unwrap_or(false) {
-                staging.discard();
-            } else {
-                let reason = "was being written when its mount died, and was never closed".to_owned();
-                state.unfinished.push(Left { name: staging.data().display().to_string(), reason });
-            }
+        let Some(meta) = staging.meta() else {
+            state.unfinished(&staging, staging.data().display().to_string());
             return None;
         };
         if meta.shelved {
             // The server has it, and shows it under its real name.
             staging.discard();
+            return None;
+        }
+        if !meta.closed {
+            state.unfinished(&staging, meta.path);
             return None;
         }
         if meta.refused {
@@ -77,6 +75,16 @@ impl Vfs {
 }
 
 impl State {
+    /// Bytes that were never closed wait for a person; none are nothing to wait for.
+    fn unfinished(&mut self, staging: &Staging, name: String) {
+        if staging.is_empty().unwrap_or(false) {
+            staging.discard();
+            return;
+        }
+        let reason = "was being written when its mount died, and was never closed".to_owned();
+        self.unfinished.push(Left { name, reason });
+    }
+
     /// The unsent bytes that are shown under the same path already.
     fn supersede(&self, container: Ino, meta: &Meta) -> Option<Ino> {
         let same = |ino: &Ino| {

@@ -421,6 +421,7 @@ impl Vfs {
         if let Some(staging) = staging {
             if fixed {
                 let copy = Arc::new(self.journal.stage_copy(&staging)?);
+                self.note_unfinished(ino, &copy)?;
                 let mut inner = writer.inner();
                 // Arrived meanwhile: the bytes may be changed where they are.
                 let unneeded = if inner.is_fixed() { inner.put(copy) } else { Some(copy) };
@@ -431,6 +432,7 @@ impl Vfs {
             return Ok(writer.clone());
         }
         let staging = self.journal.stage()?;
+        self.note_unfinished(ino, &staging)?;
         let mut len = 0;
         if keep > 0
             && let (Some(base), Some(container)) = (base, container)

@@ -91,19 +91,24 @@ fn a_mount_that_lives_sends_again_at_once() {
 #[test]
 fn what_was_never_closed_is_saved_by_its_id() {
     on_openai(|env| {
-        env.container("c");
+        let id = env.container("c");
         let mut mount = env.mount(&[]);
         let file = fs::File::create(mount.path("c/f")).unwrap();
         std::io::Write::write_all(&mut &file, b"half").unwrap();
         mount.kill();
         drop(file);
         drop(mount);
-        assert!(run(env, &["list"]).1.contains("unfinished"));
+        let (_, text) = run(env, &["list"]);
+        assert!(text.contains("unfinished") && text.contains(" f "), "{text}");
         let target = env.dir.path().join("saved");
         let ids = ids(env);
         let (code, text) = run(env, &["save", target.to_str().unwrap(), &ids[0]]);
         assert_eq!(code, 0, "{text}");
-        let saved = fs::read_dir(&target).unwrap().next().unwrap().unwrap().path();
-        assert_eq!(fs::read(saved).unwrap(), b"half");
+        assert_eq!(fs::read(target.join(&id).join("f")).unwrap(), b"half");
+        assert_eq!(run(env, &["retry", &ids[0]]).0, 0);
+        let mount = env.mount(&[]);
+        wait_until("it is sent because somebody asked", || !env.store().files(&id).is_empty());
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"half");
     });
 }
