@@ -33,7 +33,7 @@ pub struct Common {
     /// File that holds the API key.
     #[arg(long, global = true, env = "OPENAI_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
-    /// Server, up to and including /v1 [default: https://api.openai.com/v1].
+    /// Server, up to and including /v1 [default: <https://api.openai.com/v1>].
     #[arg(long, global = true, env = "OPENAI_BASE_URL", value_name = "URL")]
     pub base_url: Option<String>,
     /// Organization to bill.

@@ -2,8 +2,8 @@
 //!
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
-//! moments only and never across an await. A [`writer`] holds the bytes of a file that are newer than the
-//! server's; [`commit`] brings them there; [`freshness`] keeps listings young.
+//! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
+//! server's; `commit` brings them there; `freshness` keeps listings young.
 
 mod ahead;
 pub mod attr;
