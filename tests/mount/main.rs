@@ -1,13 +1,17 @@
 //! The promises, kept on a real mount, with the requests that the server saw.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cache;
 mod commands;
 mod crashes;
+mod differences;
 mod directories;
 mod env;
 mod errors;
+mod flags;
 mod names;
 mod pending;
+mod privacy;
 mod reading;
 mod scratch;
 mod startup;

@@ -1,0 +1,114 @@
+//! The cache on disk: it keeps to its size, is never believed blindly, and is never needed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use containerfs::emulator::Kind;
+
+use crate::env::{Env, noise, on_both_profiles, on_openai, sha256, wait_until};
+
+/// The files of the cache, whatever account or mount they belong to.
+fn cached(env: &Env) -> Vec<PathBuf> {
+    let (mut files, mut directories) = (Vec::new(), vec![env.dir.path().join("cache")]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() { directories.push(path) } else { files.push(path) }
+        }
+    }
+    files
+}
+
+fn bytes_cached(env: &Env) -> u64 {
+    cached(env).iter().filter_map(|path| fs::metadata(path).ok()).map(|found| found.len()).sum()
+}
+
+#[test]
+fn the_cache_keeps_to_its_size() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for number in 0..6 {
+            env.store().put_upload(&id, &format!("{number}.bin"), &noise((1 << 20) - number));
+        }
+        let mount = env.mount(&["--cache-size", "2MiB"]);
+        for number in 0..6 {
+            let read = fs::read(mount.path(&format!("c/{number}.bin"))).unwrap();
+            assert_eq!(sha256(&read), sha256(&noise((1 << 20) - number)));
+        }
+        wait_until("the cache shrinks", || bytes_cached(env) <= 2 << 20);
+        assert!(bytes_cached(env) > 0, "nothing is cached at all");
+        mount.unmount(env);
+        let mount = env.mount(&["--cache-size", "1KiB"]);
+        assert_eq!(mount.names("c").len(), 6);
+        assert!(bytes_cached(env) <= 1 << 10, "a smaller size is obeyed at the next mount");
+    });
+}
+
+#[test]
+fn a_torn_cache_file_is_fetched_again() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for name in ["cut.bin", "altered.bin"] {
+            env.store().put_upload(&id, name, &[name.as_bytes(), &noise(300_000)].concat());
+        }
+        let mount = env.mount(&[]);
+        fs::read(mount.path("c/cut.bin")).unwrap();
+        fs::read(mount.path("c/altered.bin")).unwrap();
+        mount.unmount(env);
+        let mut spoiled = 0;
+        for path in cached(env).into_iter().filter(|path| fs::metadata(path).unwrap().len() > 300_000) {
+            let mut bytes = fs::read(&path).unwrap();
+            if bytes.starts_with(b"cut.bin") {
+                bytes.truncate(100_000);
+            } else {
+                bytes[200_000] ^= 1;
+            }
+            fs::write(&path, bytes).unwrap();
+            spoiled += 1;
+        }
+        assert_eq!(spoiled, 2, "the cache holds the two files");
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        for name in ["cut.bin", "altered.bin"] {
+            let expected = [name.as_bytes(), &noise(300_000)].concat();
+            assert_eq!(sha256(&fs::read(mount.path("c").join(name)).unwrap()), sha256(&expected), "{name}");
+        }
+        assert_eq!(env.count(Kind::Content), 2);
+    });
+}
+
+#[test]
+fn a_cache_that_goes_under_a_mount_fails_no_read() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for name in ["a.bin", "b.bin"] {
+            env.store().put_upload(&id, name, &noise(300_000));
+        }
+        let mount = env.mount(&[]);
+        assert_eq!(sha256(&fs::read(mount.path("c/a.bin")).unwrap()), sha256(&noise(300_000)));
+        let cache = env.dir.path().join("cache");
+        fs::remove_dir_all(&cache).unwrap();
+        // Not even root can make directories below a file.
+        fs::write(&cache, "in the way").unwrap();
+        for name in ["a.bin", "b.bin"] {
+            let read = fs::read(mount.path("c").join(name)).unwrap();
+            assert_eq!(sha256(&read), sha256(&noise(300_000)), "{name}");
+        }
+        assert_eq!(crate::env::save(&mount.path("c/new"), b"x"), Ok(()));
+        assert_eq!(env.bytes_on_server(&id, "new"), b"x");
+    });
+}
+
+#[test]
+fn a_models_bytes_are_not_believed_by_the_next_mount() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let file = env.store().put_model_file(&id, "/mnt/data/f", b"one");
+        let mount = env.mount(&["--content-ttl", "1h"]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"one");
+        mount.unmount(env);
+        assert_eq!(env.store().rewrite_model_file(&id, &file, b"two"), file, "the same id and length");
+        let mount = env.mount(&["--content-ttl", "1h"]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"two");
+    });
+}

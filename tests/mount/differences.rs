@@ -1,0 +1,212 @@
+//! Servers of this API differ, and of some things nobody knows what the real one does: the promises hold on each.
+
+use std::fs;
+use std::time::Duration;
+
+use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::emulator::{Config, Profile, Quirks, ReplaceByName};
+
+use crate::env::{Env, fuse_is_missing, noise, sha256, wait_until};
+
+const PROFILES: [Profile; 2] = [Profile::Openai, Profile::Plain];
+
+/// Runs a test on both profiles, each altered in one thing.
+fn on_servers_that(differ: impl Fn(&mut Quirks), test: impl Fn(&Env)) {
+    for profile in PROFILES {
+        if fuse_is_missing() {
+            return;
+        }
+        eprintln!("profile {profile:?}");
+        let mut config = Config::new(profile);
+        differ(&mut config.quirks);
+        test(&Env::of(config));
+    }
+}
+
+/// A session of a user that reads, saves, overwrites, renames and deletes; everything must be right at its end.
+fn a_session_is_right(env: &Env) {
+    let id = env.container("c");
+    env.store().put_model_file(&id, "/mnt/data/model.bin", &noise(150_000));
+    env.store().put_upload(&id, "input.txt", b"input");
+    let mount = env.mount(&["--ttl", "100ms"]);
+    assert_eq!(mount.names("c"), ["input.txt", "model.bin"]);
+    assert_eq!(fs::metadata(mount.path("c/model.bin")).unwrap().len(), 150_000);
+    assert_eq!(sha256(&fs::read(mount.path("c/model.bin")).unwrap()), sha256(&noise(150_000)));
+    assert_eq!(fs::read(mount.path("c/input.txt")).unwrap(), b"input");
+    mount.sh("c", "echo 1 > f; echo 2 > f; echo 3 > g; mv g h; mkdir d; echo 4 > d/i; rm input.txt");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(mount.sh("c", "cat f h d/i"), "2\n3\n4\n");
+    assert_eq!(mount.names("c"), ["d", "f", "h", "model.bin"]);
+    fs::create_dir(mount.path("new")).unwrap();
+    fs::remove_dir(mount.path("new")).unwrap();
+    assert_eq!(mount.unmount(env), (0, 0));
+    assert_eq!(env.bytes_on_server(&id, "f"), b"2\n");
+    assert_eq!(env.bytes_on_server(&id, "h"), b"3\n");
+    assert_eq!(env.store().files(&id).len(), 4, "{:?}", env.store().files(&id));
+    let mount = env.mount(&[]);
+    assert_eq!(mount.sh("c", "cat f h d/i"), "2\n3\n4\n");
+    assert_eq!(mount.names(""), ["c"]);
+}
+
+#[test]
+fn content_without_a_length_is_right() {
+    on_servers_that(|quirks| quirks.chunked_content = true, a_session_is_right);
+}
+
+#[test]
+fn ids_may_be_long() {
+    on_servers_that(|quirks| quirks.long_ids = true, a_session_is_right);
+}
+
+#[test]
+fn objects_may_have_more_fields_and_deletes_no_body() {
+    on_servers_that(
+        |quirks| (quirks.extra_fields, quirks.empty_delete_bodies) = (true, true),
+        a_session_is_right,
+    );
+}
+
+#[test]
+fn lists_may_come_in_small_pages() {
+    on_servers_that(|quirks| quirks.page_max = 2, a_session_is_right);
+}
+
+#[test]
+fn a_second_upload_of_a_name_may_make_a_file_or_replace_one() {
+    for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
+        eprintln!("{replace:?}");
+        on_servers_that(|quirks| quirks.replace_by_name = replace, a_session_is_right);
+    }
+}
+
+#[test]
+fn a_reply_with_the_old_id_deletes_nothing() {
+    on_servers_that(
+        |quirks| (quirks.replace_by_name, quirks.upload_prefix) = (ReplaceByName::SameId, false),
+        |env| {
+            let id = env.container("c");
+            let old = env.store().put_upload(&id, "f", b"old");
+            let mount = env.mount(&[]);
+            let changes = env.changes_of(|| fs::write(mount.path("c/f"), "newer").unwrap());
+            assert_eq!(changes, [Upload]);
+            assert_eq!(env.store().files(&id)[0].id, old);
+            assert_eq!(env.bytes_on_server(&id, "f"), b"newer");
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"newer");
+        },
+    );
+}
+
+#[test]
+fn what_was_deleted_here_stays_away_from_a_list_that_lags() {
+    on_servers_that(
+        |quirks| quirks.delete_list_lag = Duration::from_secs(3600),
+        |env| {
+            let id = env.container("c");
+            let gone = env.container("gone");
+            env.store().put_upload(&id, "f", b"bytes");
+            env.store().put_upload(&id, "g", b"old");
+            let mount = env.mount(&["--ttl", "50ms"]);
+            mount.sh("", "rm c/f; echo new > c/g; rmdir gone");
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(80));
+                assert_eq!(mount.names("c"), ["g"]);
+                assert_eq!(mount.names(""), ["c"]);
+            }
+            assert_eq!(mount.unmount(env), (0, 0));
+            let mount = env.mount(&[]);
+            assert_eq!(mount.names("c"), ["g"], "nor does the next mount show it");
+            assert_eq!(fs::read(mount.path("c/g")).unwrap(), b"new\n");
+            assert!(env.store().containers().iter().all(|container| container.id != gone));
+        },
+    );
+}
+
+#[test]
+fn what_was_uploaded_here_is_shown_before_a_list_that_lags_has_it() {
+    on_servers_that(
+        |quirks| quirks.upload_list_lag = Duration::from_secs(3600),
+        |env| {
+            let id = env.container("c");
+            let mount = env.mount(&["--ttl", "50ms"]);
+            let changes = env.changes_of(|| fs::write(mount.path("c/f"), "bytes").unwrap());
+            assert_eq!(changes, [Upload]);
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(80));
+                assert_eq!(mount.names("c"), ["f"]);
+                assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+            }
+            let changes = env.changes_of(|| fs::remove_file(mount.path("c/f")).unwrap());
+            assert_eq!(changes, [DeleteFile]);
+            assert!(env.store().files(&id).is_empty());
+            env.store().advance_clock(Duration::from_secs(7200));
+            assert!(mount.names("c").is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_file_that_the_model_writes_again_may_get_a_new_id() {
+    on_servers_that(
+        |quirks| quirks.rewritten_keeps_id = false,
+        |env| {
+            let id = env.container("c");
+            let old = env.store().put_model_file(&id, "/mnt/data/f", b"one");
+            let mount = env.mount(&["--ttl", "100ms", "--content-ttl", "1h"]);
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"one");
+            assert_ne!(env.store().rewrite_model_file(&id, &old, b"number two"), old);
+            wait_until("the new bytes are read", || {
+                fs::read(mount.path("c/f")).is_ok_and(|bytes| bytes == b"number two")
+            });
+            assert_eq!(fs::metadata(mount.path("c/f")).unwrap().len(), 10);
+            assert_eq!(mount.names("c"), ["f"]);
+        },
+    );
+}
+
+#[test]
+fn an_expired_container_may_answer_400() {
+    on_servers_that(
+        |quirks| quirks.expired_as_400 = true,
+        |env| {
+            let id = env.container("c");
+            env.store().put_upload(&id, "f", b"bytes");
+            let mount = env.mount(&["--ttl", "1h"]);
+            assert_eq!(mount.names("c"), ["f"]);
+            env.store().expire_container(&id);
+            assert_eq!(crate::env::errno(fs::read(mount.path("c/f"))), libc::ESTALE);
+            wait_until("the directory goes", || mount.names("").is_empty());
+        },
+    );
+}
+
+#[test]
+fn an_empty_file_may_be_refused() {
+    on_servers_that(
+        |quirks| quirks.refuse_empty = true,
+        |env| {
+            let id = env.container("c");
+            let mount = env.mount(&[]);
+            mount.sh("c", "touch empty; echo x > f");
+            assert_eq!(mount.names("c"), ["empty", "f"]);
+            assert_eq!(mount.unmount(env), (3, 3), "what could not be sent is named");
+            assert_eq!(env.bytes_on_server(&id, "f"), b"x\n");
+            assert_eq!(env.store().files(&id).len(), 1);
+        },
+    );
+}
+
+#[test]
+fn over_the_limit_of_the_server_is_efbig() {
+    on_servers_that(
+        |quirks| quirks.max_upload = 100_000,
+        |env| {
+            let id = env.container("c");
+            let mount = env.mount(&[]);
+            let saved = crate::env::save(&mount.path("c/big"), &noise(100_001));
+            assert_eq!(saved, Err(nix::errno::Errno::EFBIG), "{}", mount.log());
+            assert_eq!(crate::env::save(&mount.path("c/fits"), &noise(100_000)), Ok(()));
+            assert_eq!(sha256(&env.bytes_on_server(&id, "fits")), sha256(&noise(100_000)));
+            assert_eq!(fs::read(mount.path("c/big")).unwrap(), noise(100_001), "the bytes are kept");
+        },
+    );
+}

@@ -1,0 +1,156 @@
+//! The flags of a mount, and where their values come from.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use containerfs::emulator::Kind::Upload;
+
+use crate::env::{is_mounted, on_both_profiles, on_openai};
+
+#[test]
+fn owner_group_and_modes_are_those_that_were_asked_for() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"x");
+        // The owner stays who mounts, so that the test may look.
+        let gid = 4321;
+        let mount = env.mount(&["--gid", &gid.to_string(), "--umask", "027"]);
+        for (path, mode) in [("c", 0o750), ("c/f", 0o640)] {
+            let found = fs::metadata(mount.path(path)).unwrap();
+            assert_eq!((found.gid(), found.mode() & 0o777), (gid, mode), "{path}");
+        }
+    });
+}
+
+#[test]
+fn containers_that_mkdir_makes_are_as_asked_for() {
+    on_both_profiles(|env| {
+        let policy = r#"{"type":"allowlist","allowed_domains":["example.com"]}"#;
+        let flags = ["--memory-limit", "4g", "--expires-after", "7m", "--network-policy", policy];
+        let mount = env.mount(&flags);
+        fs::create_dir(mount.path("new")).unwrap();
+        let made = &env.store().containers()[0];
+        assert_eq!((made.name.as_str(), made.memory_limit.as_str(), made.minutes), ("new", "4g", 7));
+        assert_eq!(made.network_policy["allowed_domains"][0], "example.com");
+    });
+}
+
+#[test]
+fn a_longer_life_than_the_service_gives_is_refused_at_the_start() {
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let output = env.command(&["mount", "--expires-after", "21m"]).arg(&dir).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("20"), "{said}");
+        assert!(!is_mounted(&dir));
+    });
+}
+
+#[test]
+fn without_deleting_an_overwritten_version_stays() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&["--no-delete"]);
+        let changes = env.changes_of(|| fs::write(mount.path("c/f"), "newer").unwrap());
+        assert_eq!(changes, [Upload]);
+        assert_eq!(env.versions(&id, "f").len(), 2);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"newer");
+        assert_eq!(mount.names("c").len(), 2, "both are shown");
+    });
+}
+
+#[test]
+fn without_overwriting_new_files_are_still_made() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&["--no-overwrite"]);
+        fs::write(mount.path("c/new"), "x").unwrap();
+        assert_eq!(env.bytes_on_server(&id, "new"), b"x");
+        assert!(fs::OpenOptions::new().append(true).open(mount.path("c/f")).is_err());
+        assert!(fs::rename(mount.path("c/new"), mount.path("c/f")).is_err());
+        assert_eq!(env.bytes_on_server(&id, "f"), b"old");
+    });
+}
+
+#[test]
+fn a_key_file_serves_and_an_empty_variable_is_none() {
+    on_openai(|env| {
+        env.container("c");
+        let dir = env.mountpoint();
+        let key = env.dir.path().join("key");
+        fs::write(&key, "sk-from-a-file\n").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut command = env.command(&["mount", "--api-key-file"]);
+        let output = command.arg(&key).arg(&dir).env("OPENAI_API_KEY", "").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(dir.join("c").is_dir());
+        assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+        let output = env.command(&["mount"]).arg(&dir).env("OPENAI_API_KEY", " ").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no API key"));
+    });
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file_whose_profiles_beat_its_top() {
+    on_openai(|env| {
+        env.container("top");
+        env.container("profile");
+        env.container("flag");
+        let config = env.dir.path().join("config.toml");
+        let base_url = env.emulator.base_url();
+        let text = format!(
+            "base-url = \"{base_url}\"\ncontainer = \"top\"\n[profile.work]\ncontainer = \"profile\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        for (container, name) in [("top", "1"), ("profile", "2"), ("flag", "3")] {
+            let id = env.store().containers().into_iter().find(|c| c.name == container).unwrap().id;
+            env.store().put_upload(&id, name, b"x");
+        }
+        let dir = env.mountpoint();
+        let cases: [(&[&str], &str); 3] = [
+            (&[], "1"),
+            (&["--config-profile", "work"], "2"),
+            (&["--config-profile", "work", "--container", "flag"], "3"),
+        ];
+        for (flags, shown) in cases {
+            let mut command = env.command(&["mount", "--config"]);
+            let output =
+                command.arg(&config).args(flags).arg(&dir).env_remove("OPENAI_BASE_URL").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, [shown], "{flags:?}");
+            assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+        }
+        fs::write(&config, "base-url = \"http://127.0.0.1:9/v1\"\n").unwrap();
+        let output = env.command(&["mount", "--config"]).arg(&config).arg(&dir).output().unwrap();
+        assert!(output.status.success(), "the environment beats the file");
+        assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+    });
+}
+
+#[test]
+fn a_kernel_without_fuse_is_told_with_what_to_do() {
+    if !nix::unistd::geteuid().is_root() || crate::env::program_is_missing("unshare") {
+        eprintln!("\n*** SKIPPED: hiding /dev/fuse from a process takes root and unshare ***\n");
+        assert!(std::env::var_os("CI").is_none() || !nix::unistd::geteuid().is_root());
+        return;
+    }
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let hidden = env.dir.path().join("dev");
+        fs::create_dir(&hidden).unwrap();
+        let script = "mount --bind \"$0\" /dev && exec \"$@\"";
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(&hidden);
+        command.arg(env!("CARGO_BIN_EXE_containerfs")).args(["mount", "--foreground"]).arg(&dir);
+        command.env("OPENAI_API_KEY", "sk-test").env("OPENAI_BASE_URL", env.emulator.base_url());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("/dev/fuse") && said.contains("modprobe"), "{said}");
+        assert!(!is_mounted(&dir));
+    });
+}
