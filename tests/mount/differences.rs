@@ -67,11 +67,6 @@ fn objects_may_have_more_fields_and_deletes_no_body() {
 }
 
 #[test]
-fn lists_may_come_in_small_pages() {
-    on_servers_that(|quirks| quirks.page_max = 2, a_session_is_right);
-}
-
-#[test]
 fn a_second_upload_of_a_name_may_make_a_file_or_replace_one() {
     for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
         eprintln!("{replace:?}");

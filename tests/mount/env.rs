@@ -122,6 +122,12 @@ impl Env {
         mount
     }
 
+    /// Ends the server; its port refuses connections from then on. The directories stay as long as what is returned.
+    pub(crate) fn stop_server(self) -> (TempDir, Runtime) {
+        self._runtime.block_on(self.emulator.stop());
+        (self.dir, self._runtime)
+    }
+
     /// How many requests of a kind the server has seen.
     pub(crate) fn count(&self, kind: Kind) -> usize {
         self.emulator.requests().iter().filter(|request| request.kind == kind).count()

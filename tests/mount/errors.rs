@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use containerfs::emulator::{Fault, Kind};
+use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::errno::Errno;
 
-use crate::env::{errno, on_both_profiles, on_openai, save, wait_until};
+use crate::env::{Env, errno, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
 
 #[test]
 fn reading_tells_what_the_server_said() {
@@ -152,14 +152,14 @@ fn replies_that_are_not_the_apis_are_protocol_errors() {
 }
 
 #[test]
-fn a_server_that_is_gone_is_unreachable() {
+fn a_connection_that_breaks_again_and_again_is_an_io_error() {
     on_openai(|env| {
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"bytes");
         let mount = env.mount(&["--ttl", "1h", "--timeout", "3s"]);
         assert_eq!(mount.names("c"), ["f"]);
         env.inject(Kind::Content, Fault::ResetBefore);
-        assert_eq!(errno(fs::read(mount.path("c/f"))), libc::EIO, "a connection that breaks");
+        assert_eq!(errno(fs::read(mount.path("c/f"))), libc::EIO);
     });
 }
 
@@ -184,5 +184,67 @@ fn the_flags_that_forbid_are_obeyed_without_a_request() {
         });
         assert_eq!(changes, []);
         assert_eq!(env.bytes_on_server(&id, "f"), b"bytes");
+    });
+}
+
+#[test]
+fn a_server_that_is_gone_is_unreachable() {
+    if fuse_is_missing() {
+        return;
+    }
+    let env = Env::of(Config::new(Profile::Openai));
+    let id = env.container("c");
+    env.store().put_upload(&id, "f", b"bytes");
+    let mount = env.mount(&["--ttl", "1h", "--timeout", "3s", "--drain-timeout", "1s"]);
+    assert_eq!(mount.names("c"), ["f"]);
+    let kept = env.stop_server();
+    assert_eq!(errno(fs::read(mount.path("c/f"))), libc::EHOSTUNREACH);
+    assert_eq!(save(&mount.path("c/g"), b"precious"), Err(Errno::EHOSTUNREACH));
+    assert_eq!(fs::read(mount.path("c/g")).unwrap(), b"precious", "the bytes are still shown");
+    drop(mount);
+    drop(kept);
+}
+
+#[test]
+fn one_failure_is_not_seen() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["f"]);
+        let status = |code| Fault::Status { code, body: None, headers: Default::default() };
+        env.emulator.faults().inject(FaultRule::once(Kind::Content, status(500)));
+        env.emulator.forget_requests();
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+        assert_eq!(env.count(Kind::Content), 2);
+        env.emulator.faults().inject(FaultRule::once(Kind::Upload, status(429)));
+        env.emulator.forget_requests();
+        assert_eq!(save(&mount.path("c/g"), b"x"), Ok(()), "429 says that nothing was done");
+        assert_eq!(env.count(Kind::Upload), 2);
+        assert_eq!(env.bytes_on_server(&id, "g"), b"x");
+    });
+}
+
+#[test]
+fn an_error_stands_in_status_and_once_in_the_log_with_the_servers_words_and_request_id() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--ttl", "1h"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        let body = r#"{"error":{"message":"the words of the server","type":"x"}}"#.to_owned();
+        env.inject(Kind::Content, Fault::Status { code: 400, body: Some(body), headers: Default::default() });
+        assert_eq!(errno(fs::read(mount.path("c/f"))), libc::EINVAL);
+        let output = env.command(&["status", "--json"]).arg(&mount.dir).output().unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let errors = told[0]["errors"].as_array().unwrap();
+        assert!(!errors.is_empty(), "{told}");
+        // The kernel asks again when its reading ahead has failed: each of these is an error of its own.
+        for error in errors {
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("the words of the server") && message.contains("req_"), "{message}");
+            assert_eq!(error["errno"], libc::EINVAL);
+            assert_eq!(mount.log().matches(message).count(), 1, "{message}: {}", mount.log());
+        }
     });
 }

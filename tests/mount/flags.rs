@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use containerfs::emulator::Kind::Upload;
 
-use crate::env::{is_mounted, on_both_profiles, on_openai};
+use crate::env::{is_mounted, on_both_profiles, on_openai, wait_until};
 
 #[test]
 fn owner_group_and_modes_are_those_that_were_asked_for() {
@@ -51,12 +51,13 @@ fn without_deleting_an_overwritten_version_stays() {
     on_openai(|env| {
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"old");
-        let mount = env.mount(&["--no-delete"]);
+        let mount = env.mount(&["--no-delete", "--ttl", "100ms"]);
         let changes = env.changes_of(|| fs::write(mount.path("c/f"), "newer").unwrap());
         assert_eq!(changes, [Upload]);
         assert_eq!(env.versions(&id, "f").len(), 2);
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"newer");
-        assert_eq!(mount.names("c").len(), 2, "both are shown");
+        wait_until("both are shown", || mount.names("c").len() == 2);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"newer");
     });
 }
 

@@ -202,3 +202,29 @@ fn names_travel_there_and_back() {
         }
     });
 }
+
+#[test]
+fn an_id_beats_a_container_that_is_named_like_it() {
+    on_both_profiles(|env| {
+        let real = env.container("real");
+        let liar = env.container(&real);
+        env.store().put_upload(&real, "right", b"x");
+        env.store().put_upload(&liar, "wrong", b"x");
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names(&real), ["right"]);
+        assert_eq!(mount.names(&liar), ["wrong"], "and the other is reached by its own");
+    });
+}
+
+#[test]
+fn a_name_once_given_holds_when_the_container_before_it_goes() {
+    on_both_profiles(|env| {
+        let first = env.container("auto");
+        env.container("auto");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        let names = mount.names("");
+        env.store().delete_container(&first);
+        crate::env::wait_until("it goes", || mount.names("").len() == 1);
+        assert_eq!(mount.names(""), names[1..]);
+    });
+}

@@ -283,3 +283,69 @@ fn an_unlinked_open_file_is_read_to_its_end() {
         wait_until("the file is deleted", || env.store().files(&id).is_empty());
     });
 }
+
+#[test]
+fn fsync_uploads_and_the_close_after_it_sends_nothing() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        let mut file = fs::File::create(mount.path("c/f")).unwrap();
+        std::io::Write::write_all(&mut file, b"bytes").unwrap();
+        assert_eq!(env.changes_of(|| file.sync_all().unwrap()), [Upload]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"bytes");
+        assert_eq!(env.changes_of(|| drop(file)), []);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), []);
+    });
+}
+
+#[test]
+fn a_version_that_appeared_meanwhile_is_kept_beside_ours() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.txt", b"seen");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        let mut file = fs::File::create(mount.path("c/f.txt")).unwrap();
+        std::io::Write::write_all(&mut file, b"ours").unwrap();
+        env.store().put_model_file(&id, "/mnt/data/f.txt", b"a stranger's");
+        drop(file);
+        wait_until("both are shown", || mount.names("c").len() == 2);
+        let mut shown: Vec<Vec<u8>> =
+            mount.names("c").iter().map(|name| fs::read(mount.path("c").join(name)).unwrap()).collect();
+        shown.sort();
+        assert_eq!(shown, [b"a stranger's".to_vec(), b"ours".to_vec()]);
+        assert_eq!(fs::read(mount.path("c/f.txt")).unwrap(), b"ours");
+        assert_eq!(env.store().files(&id).len(), 2, "only what the writer saw is deleted");
+    });
+}
+
+#[test]
+fn removing_what_is_gone_already_succeeds() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let file = env.store().put_upload(&id, "f", b"x");
+        let mount = env.mount(&["--ttl", "1h"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        env.store().delete_file(&id, &file);
+        fs::remove_file(mount.path("c/f")).unwrap();
+        assert!(mount.names("c").is_empty());
+    });
+}
+
+#[test]
+fn who_has_a_file_open_goes_on_reading_what_was_opened() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.bin", &noise(2 << 20));
+        let mount = env.mount(&[]);
+        let mut open = fs::File::open(mount.path("c/f.bin")).unwrap();
+        mount.sh("c", "echo other > g && mv g f.bin");
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut open, &mut bytes).unwrap();
+        assert_eq!(sha256(&bytes), sha256(&noise(2 << 20)));
+        drop(open);
+        assert_eq!(fs::read(mount.path("c/f.bin")).unwrap(), b"other\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f.bin"), b"other\n");
+    });
+}
