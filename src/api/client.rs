@@ -19,6 +19,7 @@ use crate::api::error::{Error, ErrorKind, Result, Told};
 use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
 use crate::api::paging;
 use crate::api::raw::Raw;
+use crate::api::redact::Redactor;
 use crate::api::stats::Stats;
 use crate::api::transport::{Call, Payload, Transport, constant_headers, innermost};
 pub use crate::api::upload::UploadBody;
@@ -115,8 +116,7 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| wrong(innermost(&error)))?;
-        let transport =
-            Transport::new(http, config.timeout, config.max_connections, config.max_requests_per_minute);
+        let transport = Transport::new(http, config);
         let base_text = base.as_str().trim_end_matches('/').to_owned();
         let mut digest = Sha256::new();
         for part in [Some(&base_text), config.organization.as_ref(), config.project.as_ref()] {
@@ -282,6 +282,10 @@ impl Client {
         .await
     }
 
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.0.transport.redactor
+    }
+
     pub(super) fn received(&self, bytes: u64) {
         self.0.transport.counters.received(bytes);
     }
@@ -293,7 +297,7 @@ impl Client {
     async fn delete(&self, operation: &'static str, url: Url) -> Result<Deleted> {
         let call = Call { operation, method: Method::DELETE, url, payload: Payload::Nothing };
         let body = self.0.transport.call(&call).await?;
-        let told = Told::parse(&body);
+        let told = Told::parse(&body, self.redactor());
         if told.is_error() {
             return Err(Error::new(ErrorKind::Protocol, operation, told.message));
         }
@@ -304,10 +308,11 @@ impl Client {
     pub(super) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         let body = self.0.transport.call(&call).await?;
         serde_json::from_slice(&body).map_err(|error| {
-            let told = Told::parse(&body);
+            let told = Told::parse(&body, self.redactor());
             let message = if told.is_error() {
                 told.message
             } else {
+                let error = self.redactor().text(&error.to_string());
                 format!("the reply is not the API's ({error}): check the base URL")
             };
             Error::new(ErrorKind::Protocol, call.operation, message)

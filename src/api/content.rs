@@ -91,7 +91,7 @@ impl Content {
 
     fn error(&self, kind: ErrorKind, message: &str) -> Error {
         let mut error = Error::new(kind, OPERATION, message);
-        error.request_id = request_id(self.response.headers());
+        error.request_id = request_id(self.response.headers(), self.client.redactor());
         error
     }
 }

@@ -7,6 +7,8 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 
+use crate::api::redact::Redactor;
+
 /// An operation's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -96,14 +98,15 @@ impl Error {
         headers: &HeaderMap,
         body: &[u8],
         posts: bool,
+        redactor: &Redactor,
     ) -> Self {
-        let told = Told::parse(body);
+        let told = Told::parse(body, redactor);
         let kind = kind_of(operation, status, &told);
         let message =
             if told.message.is_empty() { format!("the server answered {status}") } else { told.message };
         let mut error = Self::new(kind, operation, message);
         error.status = Some(status.as_u16());
-        error.request_id = request_id(headers);
+        error.request_id = request_id(headers, redactor);
         error.retry = may_repeat(status, headers, posts);
         error.may_have_happened = posts && status.is_server_error();
         error
@@ -125,8 +128,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// The server's id of a request.
-pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
+pub(super) fn request_id(headers: &HeaderMap, redactor: &Redactor) -> Option<String> {
+    let id = redactor.text(headers.get("x-request-id")?.to_str().ok()?);
     Some(id.chars().take(100).collect())
 }
 
@@ -140,7 +143,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn parse(body: &[u8]) -> Self {
+    pub(super) fn parse(body: &[u8], redactor: &Redactor) -> Self {
         let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return Self::default() };
         let error = match value.get("error") {
             Some(serde_json::Value::Null) | None => return Self::default(),
@@ -149,7 +152,7 @@ impl Told {
         let text = |name: &str| error.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         let message = error.as_str().map_or_else(|| text("message"), str::to_owned);
         let message = if message.is_empty() { error.to_string() } else { message };
-        Self { message, code: text("code"), is_api: true }
+        Self { message: redactor.text(&message), code: text("code"), is_api: true }
     }
 
     /// Whether a body that came with a 2xx tells an error (API.md "Wire").

@@ -6,6 +6,7 @@ pub mod error;
 pub mod model;
 mod paging;
 mod raw;
+mod redact;
 mod retry;
 pub mod stats;
 mod transport;

@@ -79,6 +79,7 @@ impl Raw<'_> {
                     .get("message")
                     .and_then(Value::as_str)
                     .map_or_else(|| error.to_string(), str::to_owned);
+                let message = self.0.redactor().text(&message);
                 Err(Error::new(ErrorKind::Protocol, operation, message).maybe_happened(posts))
             }
         }

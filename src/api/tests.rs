@@ -324,3 +324,31 @@ fn custom_headers_are_lines_of_name_and_value() {
     let expected = [("X-One", "1"), ("X-Two", "two: three")];
     assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
+
+#[tokio::test]
+async fn a_server_that_repeats_the_key_does_not_make_us_tell_it() {
+    let padding = "x".repeat(990);
+    let replies = [
+        reply("401 No", "", &format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}"}}}}"#)),
+        reply("400 No", "", &format!(r#"{{"error":{{"message":"{padding}{KEY}"}}}}"#)),
+        reply("400 No", "", &format!(r#"{{"error":{{"message":"\u0073{}"}}}}"#, &KEY[1..])),
+        reply("400 No", &format!("x-request-id: {KEY}\r\n"), "{}"),
+        reply("200 OK", "", &format!(r#"{{"error":{{"message":"{KEY}"}}}}"#)),
+        reply("200 OK", "", &format!(r#"{{"id":"f","created_at":"{KEY}"}}"#)),
+    ];
+    for reply in replies {
+        for raw in [false, true] {
+            let (url, _) = canned(vec![reply.clone()]);
+            let client = client(&url);
+            let error = if raw {
+                client.raw().retrieve_file(&"c".into(), &"f".into()).await.err()
+            } else {
+                client.retrieve_file(&"c".into(), &"f".into()).await.err()
+            };
+            // Passed on as JSON, an odd field is data and no error.
+            let Some(error) = error else { continue };
+            let told = format!("{error} {error:?}");
+            assert!(!told.contains("sk-te"), "{told}");
+        }
+    }
+}

@@ -15,7 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
+use crate::api::client::ClientConfig;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
+use crate::api::redact::Redactor;
 use crate::api::retry;
 use crate::api::stats::Counters;
 use crate::api::upload::{Form, UploadBody};
@@ -67,26 +69,23 @@ pub(super) struct Transport {
     transfers: Arc<Semaphore>,
     limiter: Option<DefaultDirectRateLimiter>,
     pub(super) counters: Counters,
+    pub(super) redactor: Redactor,
 }
 
 impl Transport {
-    pub(super) fn new(
-        http: reqwest::Client,
-        limit: Duration,
-        max_connections: usize,
-        per_minute: Option<u32>,
-    ) -> Self {
-        let limiter = per_minute.and_then(std::num::NonZeroU32::new).map(|most| {
+    pub(super) fn new(http: reqwest::Client, config: &ClientConfig) -> Self {
+        let limiter = config.max_requests_per_minute.and_then(std::num::NonZeroU32::new).map(|most| {
             let burst = std::num::NonZeroU32::new(most.get().div_ceil(10)).unwrap_or(most);
             RateLimiter::direct(Quota::per_minute(most).allow_burst(burst))
         });
         Self {
             http,
-            timeout: limit,
-            metadata: Arc::new(Semaphore::new(max_connections.max(METADATA_AT_ONCE))),
-            transfers: Arc::new(Semaphore::new(max_connections.max(1))),
+            timeout: config.timeout,
+            metadata: Arc::new(Semaphore::new(config.max_connections.max(METADATA_AT_ONCE))),
+            transfers: Arc::new(Semaphore::new(config.max_connections.max(1))),
             limiter,
             counters: Counters::default(),
+            redactor: Redactor::new(config),
         }
     }
 
@@ -114,7 +113,7 @@ impl Transport {
             }
             None => self.until(deadline, call, self.send(call, None, None)).await?,
         };
-        match timeout(self.timeout, bounded(call, response, JSON_MAX)).await {
+        match timeout(self.timeout, bounded(call, response, JSON_MAX, &self.redactor)).await {
             Ok(body) => body,
             Err(_) => Err(late(call)),
         }
@@ -207,10 +206,10 @@ impl Transport {
             return Err(Error::new(ErrorKind::Protocol, call.operation, message).into());
         }
         let headers = response.headers().clone();
-        let read = bounded(call, response, ERROR_MAX);
+        let read = bounded(call, response, ERROR_MAX, &self.redactor);
         let body =
             timeout(self.timeout, read).await.ok().and_then(std::result::Result::ok).unwrap_or_default();
-        let error = Error::of_reply(call.operation, status, &headers, &body, call.posts());
+        let error = Error::of_reply(call.operation, status, &headers, &body, call.posts(), &self.redactor);
         Err(Failure { error, asked: retry::asked(&headers, SystemTime::now()) })
     }
 
@@ -300,8 +299,13 @@ pub(super) fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// Reads a body of at most `most` bytes.
-async fn bounded(call: &Call, mut response: Response, most: usize) -> std::result::Result<Bytes, Failure> {
-    let id = request_id(response.headers());
+async fn bounded(
+    call: &Call,
+    mut response: Response,
+    most: usize,
+    redactor: &Redactor,
+) -> std::result::Result<Bytes, Failure> {
+    let id = request_id(response.headers(), redactor);
     let mut body = BytesMut::new();
     loop {
         match response.chunk().await {

@@ -6,9 +6,9 @@
 //! open one stays readable, because its descriptor outlives its name. What a model wrote is kept in a directory
 //! of this mount's own and never trusted across mounts (DESIGN §3).
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -105,8 +105,10 @@ impl Cache {
         let durable = dir.join("files");
         private_dir(&durable)?;
         clear_dead_mounts(dir);
-        let volatile = tempfile::Builder::new().prefix("mount-").tempdir_in(dir)?;
-        let lock = File::create(volatile.path().join("lock"))?;
+        let private = fs::Permissions::from_mode(0o700);
+        let volatile = tempfile::Builder::new().prefix("mount-").permissions(private).tempdir_in(dir)?;
+        let lock =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(volatile.path().join("lock"))?;
         let mut held = fd_lock::RwLock::new(lock.try_clone()?);
         // The lock belongs to the open file description, which `lock` shares, and is held until the mount ends.
         let _held = std::mem::ManuallyDrop::new(held.try_write()?);

@@ -1,7 +1,7 @@
 //! What lies in the journals, for a person who asks: bytes that are not on the server.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -71,7 +71,9 @@ impl Item {
         let mut meta = self.meta.clone().ok_or(io::ErrorKind::InvalidData)?;
         (meta.closed, meta.refused, meta.reason) = (true, false, None);
         let temporary = self.dir.join(".meta.json");
-        fs::write(&temporary, serde_json::to_vec_pretty(&meta)?)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(&meta)?)?;
         fs::rename(temporary, self.dir.join("meta.json"))
     }
 

@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -225,7 +225,8 @@ impl Journal {
         let root = state_dir.join("journal");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
         // Made under a hidden name and locked before it is shown: no other mount can adopt it half made.
-        let hidden = tempfile::Builder::new().prefix(".new-").tempdir_in(&root)?.keep();
+        let private = fs::Permissions::from_mode(0o700);
+        let hidden = tempfile::Builder::new().prefix(".new-").permissions(private).tempdir_in(&root)?.keep();
         let lock = locked(&hidden)?.ok_or(io::ErrorKind::WouldBlock)?;
         let name = hidden.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let own = root.join(name.trim_start_matches(".new-"));

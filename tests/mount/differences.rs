@@ -23,8 +23,8 @@ fn on_servers_that(differ: impl Fn(&mut Quirks), test: impl Fn(&Env)) {
     }
 }
 
-/// A session of a user that reads, saves, overwrites, renames and deletes; everything must be right at its end.
-fn a_session_is_right(env: &Env) {
+/// A user reads, saves, overwrites, renames and deletes; everything must be right at its end.
+fn everyday_use_is_right(env: &Env) {
     let id = env.container("c");
     env.store().put_model_file(&id, "/mnt/data/model.bin", &noise(150_000));
     env.store().put_upload(&id, "input.txt", b"input");
@@ -50,19 +50,19 @@ fn a_session_is_right(env: &Env) {
 
 #[test]
 fn content_without_a_length_is_right() {
-    on_servers_that(|quirks| quirks.chunked_content = true, a_session_is_right);
+    on_servers_that(|quirks| quirks.chunked_content = true, everyday_use_is_right);
 }
 
 #[test]
 fn ids_may_be_long() {
-    on_servers_that(|quirks| quirks.long_ids = true, a_session_is_right);
+    on_servers_that(|quirks| quirks.long_ids = true, everyday_use_is_right);
 }
 
 #[test]
 fn objects_may_have_more_fields_and_deletes_no_body() {
     on_servers_that(
         |quirks| (quirks.extra_fields, quirks.empty_delete_bodies) = (true, true),
-        a_session_is_right,
+        everyday_use_is_right,
     );
 }
 
@@ -70,7 +70,7 @@ fn objects_may_have_more_fields_and_deletes_no_body() {
 fn a_second_upload_of_a_name_may_make_a_file_or_replace_one() {
     for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
         eprintln!("{replace:?}");
-        on_servers_that(|quirks| quirks.replace_by_name = replace, a_session_is_right);
+        on_servers_that(|quirks| quirks.replace_by_name = replace, everyday_use_is_right);
     }
 }
 
