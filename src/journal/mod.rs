@@ -1,7 +1,13 @@
-//! Bytes that are not on the server yet.
+//! What is not on the server yet: bytes, and what is going to be done there.
 
+pub mod directory;
+pub mod intent;
+mod note;
 pub mod pending;
 pub mod scratch;
 pub mod stage;
+pub mod steps;
 
-pub use stage::{Journal, Meta, Staging};
+pub use directory::{Adopted, Journal};
+pub use intent::{Intent, Noted};
+pub use stage::{Meta, Staging};

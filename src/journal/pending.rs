@@ -1,13 +1,15 @@
 //! What lies in the journals, for a person who asks: bytes that are not on the server.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::journal::stage::{Meta, locked, subdirectories};
+use crate::journal::directory::{locked, subdirectories};
+use crate::journal::note;
+use crate::journal::stage::{Meta, NOTE};
 use crate::namespace::names;
 
 /// Bytes that are not on the server.
@@ -70,11 +72,7 @@ impl Item {
         self.check_unused()?;
         let mut meta = self.meta.clone().ok_or(io::ErrorKind::InvalidData)?;
         (meta.closed, meta.refused, meta.reason) = (true, false, None);
-        let temporary = self.dir.join(".meta.json");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(&meta)?)?;
-        fs::rename(temporary, self.dir.join("meta.json"))
+        note::write(&self.dir, NOTE, &meta, true)
     }
 
     /// Throws it away.
@@ -106,8 +104,7 @@ pub fn items(state_dir: &Path) -> Vec<Item> {
 
 fn item(dir: PathBuf, live: bool) -> Option<Item> {
     let bytes = fs::metadata(dir.join("data")).ok()?.len();
-    let meta: Option<Meta> =
-        fs::read(dir.join("meta.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let meta: Option<Meta> = note::read(&dir, NOTE).ok();
     // Open in a mount, or moved aside while the server has it: nobody waits for it.
     let waits = match &meta {
         Some(meta) => !meta.shelved && (meta.closed || (!live && bytes > 0)),

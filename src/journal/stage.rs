@@ -1,21 +1,23 @@
 //! Staging files: where a file lives between its first write and its upload.
 //!
-//! Each mount has a directory of its own in the state directory, held by a lock, and in it a directory for each
-//! staging file: the bytes in `data`, and beside them `meta.json`, which a person who has lost everything else can
-//! read. A directory whose `meta.json` doesn't say `closed` belongs to a writer that never closed.
+//! A staging file has a directory of its own in the journal of its mount: the bytes in `data`, and beside them
+//! `meta.json`, which a person who has lost everything else can read. A directory whose `meta.json` doesn't say
+//! `closed` belongs to a writer that never closed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::{ContainerId, FileId};
+use crate::journal::{note, steps};
+
+/// What [`Meta`] is written into.
+pub(super) const NOTE: &str = "meta.json";
 
 /// What a person, or the next mount, needs to know of a staging file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,12 @@ pub struct Meta {
     pub path: String,
     /// The version that the writer saw and that these bytes replace.
     pub replaces: Option<FileId>,
+    /// Further versions that these bytes replace, after a rename over them.
+    #[serde(default)]
+    pub also_replaces: Vec<FileId>,
+    /// When this was written, in nanoseconds since the epoch: of two saves of a path the later one counts.
+    #[serde(default)]
+    pub noted_at: i64,
     /// Modification time in nanoseconds since the epoch.
     pub mtime: Option<i64>,
     /// Permission bits.
@@ -42,6 +50,13 @@ pub struct Meta {
     /// POSTs under this name that may have happened without an answer.
     #[serde(default)]
     pub sent: Vec<Sent>,
+}
+
+impl Meta {
+    /// Whether two notes differ in their age only.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        *self == Self { noted_at: self.noted_at, ..other.clone() }
+    }
 }
 
 /// A POST that was begun, and whose answer is not known.
@@ -67,14 +82,14 @@ pub struct Staging {
 }
 
 impl Staging {
-    fn create(dir: PathBuf) -> io::Result<Self> {
+    pub(super) fn create(dir: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("data"))?;
         Ok(Self { dir, file, noting: Mutex::default() })
     }
 
-    fn reopen(dir: PathBuf) -> io::Result<Self> {
+    pub(super) fn reopen(dir: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(dir.join("data"))?;
         Ok(Self { dir, file, noting: Mutex::default() })
     }
@@ -158,23 +173,13 @@ impl Staging {
     /// The disk's.
     pub fn write_meta(&self, meta: &Meta, durable: bool) -> io::Result<()> {
         let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = serde_json::to_vec_pretty(meta)?;
-        let temporary = self.dir.join(".meta.json");
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all_at(&text, 0)?;
-        if durable {
-            file.sync_data()?;
-        }
-        fs::rename(temporary, self.dir.join("meta.json"))?;
-        if durable {
-            File::open(&self.dir)?.sync_all()?;
-        }
-        Ok(())
+        steps::step();
+        note::write(&self.dir, NOTE, meta, durable)
     }
 
     /// What `meta.json` says, if it is there and whole.
     pub fn meta(&self) -> Option<Meta> {
-        serde_json::from_slice(&fs::read(self.dir.join("meta.json")).ok()?).ok()
+        note::read(&self.dir, NOTE).ok()
     }
 
     /// SHA-256 of the bytes, in hex.
@@ -204,175 +209,5 @@ impl Staging {
         {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a staging directory");
         }
-    }
-}
-
-/// The staging directory of one mount, locked for as long as this value lives.
-#[derive(Debug)]
-pub struct Journal {
-    root: PathBuf,
-    own: PathBuf,
-    next: AtomicU64,
-    _lock: File,
-}
-
-impl Journal {
-    /// Makes a directory for this mount in `state_dir`, which must exist.
-    ///
-    /// # Errors
-    /// It cannot be made or locked.
-    pub fn open(state_dir: &Path) -> io::Result<Self> {
-        let root = state_dir.join("journal");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
-        // Made under a hidden name and locked before it is shown: no other mount can adopt it half made.
-        let private = fs::Permissions::from_mode(0o700);
-        let hidden = tempfile::Builder::new().prefix(".new-").permissions(private).tempdir_in(&root)?.keep();
-        let lock = locked(&hidden)?.ok_or(io::ErrorKind::WouldBlock)?;
-        let name = hidden.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let own = root.join(name.trim_start_matches(".new-"));
-        fs::rename(&hidden, &own)?;
-        Ok(Self { root, own, next: AtomicU64::new(1), _lock: lock })
-    }
-
-    /// A new, empty staging file.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn stage(&self) -> io::Result<Staging> {
-        Staging::create(self.slot())
-    }
-
-    /// A staging file with the bytes of `other`, which is frozen.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn stage_copy(&self, other: &Staging) -> io::Result<Staging> {
-        let copy = self.stage()?;
-        io::copy(&mut File::open(other.data())?, &mut &copy.file)?;
-        Ok(copy)
-    }
-
-    /// Takes over the staging files of mounts that are no more.
-    pub fn adopt(&self) -> Vec<Staging> {
-        let mut adopted = Vec::new();
-        for mount in subdirectories(&self.root) {
-            if mount == self.own {
-                continue;
-            }
-            let Ok(Some(_lock)) = locked(&mount) else { continue };
-            for entry in subdirectories(&mount) {
-                let slot = self.slot();
-                match fs::rename(&entry, &slot).and_then(|()| Staging::reopen(slot)) {
-                    Ok(staging) => adopted.push(staging),
-                    Err(error) => {
-                        tracing::warn!(%error, entry = %entry.display(), "cannot adopt a staging file");
-                    }
-                }
-            }
-            let _ = fs::remove_file(mount.join("lock"));
-            let _ = fs::remove_dir(&mount);
-        }
-        adopted
-    }
-
-    fn slot(&self) -> PathBuf {
-        self.own.join(format!("{:08}", self.next.fetch_add(1, Ordering::Relaxed)))
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        let empty = subdirectories(&self.own).is_empty();
-        if empty {
-            let _ = fs::remove_dir_all(&self.own);
-        }
-    }
-}
-
-/// Locks a mount's directory; `None` if its mount lives.
-pub(super) fn locked(dir: &Path) -> io::Result<Option<File>> {
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
-    let mut lock = fd_lock::RwLock::new(file.try_clone()?);
-    match lock.try_write() {
-        // The lock belongs to the open file description, which `file` shares, and falls when `file` is closed.
-        Ok(guard) => {
-            let _held = ManuallyDrop::new(guard);
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    Ok(Some(file))
-}
-
-pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .map(|entry| entry.path())
-        .collect();
-    found.sort();
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn meta(path: &str) -> Meta {
-        Meta {
-            container: "cntr_1".into(),
-            path: path.to_owned(),
-            replaces: None,
-            mtime: None,
-            mode: None,
-            closed: true,
-            reason: None,
-            refused: false,
-            shelved: false,
-            sent: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_dead_mounts_files_are_adopted_and_a_live_ones_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let dead = Journal::open(dir.path()).unwrap();
-        let staging = dead.stage().unwrap();
-        staging.write_at(b"precious", 0).unwrap();
-        staging.write_meta(&meta("a.txt"), true).unwrap();
-        drop(dead);
-        let live = Journal::open(dir.path()).unwrap();
-        live.stage().unwrap();
-
-        let next = Journal::open(dir.path()).unwrap();
-        let adopted = next.adopt();
-        assert_eq!(adopted.len(), 1);
-        assert_eq!(adopted[0].meta().unwrap(), meta("a.txt"));
-        assert_eq!(adopted[0].read_at(0, 100).unwrap(), b"precious");
-        adopted[0].discard();
-        assert!(next.adopt().is_empty());
-    }
-
-    #[test]
-    fn a_copy_does_not_follow_its_original() {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
-        let frozen = journal.stage().unwrap();
-        frozen.write_at(b"one", 0).unwrap();
-        let copy = journal.stage_copy(&frozen).unwrap();
-        copy.write_at(b"two", 0).unwrap();
-        assert_eq!(frozen.read_at(0, 9).unwrap(), b"one");
-        assert_eq!(copy.read_at(1, 9).unwrap(), b"wo");
-    }
-
-    #[test]
-    fn an_unused_journal_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Journal::open(dir.path()).unwrap());
-        assert!(subdirectories(&dir.path().join("journal")).is_empty());
     }
 }

@@ -426,6 +426,11 @@ impl Tree {
         node.settled = false;
         node.seen = None;
         let linked = self.get(ino).is_some_and(|node| node.linked);
+        let stray = self.container(container).and_then(|container| container.files.get(&new)).copied();
+        if let Some(stray) = stray.filter(|stray| *stray != ino) {
+            // A list was faster than the reply to the upload, and showed the version by itself.
+            self.unlink(stray);
+        }
         if let Some(container) = self.container_mut(container) {
             if let Some(old) = old
                 && container.files.get(&old) == Some(&ino)

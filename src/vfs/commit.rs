@@ -9,16 +9,18 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Key;
-use crate::journal::Staging;
 use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
+use crate::journal::steps;
+use crate::journal::{Intent, Staging};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::drain::Left;
 use crate::vfs::lost::Lost;
+use crate::vfs::sending::Announced;
 use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Writer};
-use crate::vfs::{Error, Result, Vfs};
+use crate::vfs::{Error, Result, Vfs, attr};
 
 /// Files up to this many bytes are compared with the server's version even if that must be fetched: a download
 /// that saves an upload and a second version.
@@ -86,7 +88,7 @@ impl Vfs {
                 Err(error) => return Err(error.into()),
             }
             // An upload of older bytes that landed meanwhile has changed what these will replace.
-            if self.meta(ino, None).as_ref() == Some(&meta) {
+            if self.meta(ino, None).is_some_and(|now| now.says_the_same(&meta)) {
                 break;
             }
         }
@@ -186,8 +188,8 @@ impl Vfs {
             inner.sent = frozen.generation;
             return Ok(());
         }
-        let uploaded = match self.already_there(ino, writer, to, frozen).await? {
-            Some(file) => file,
+        let (uploaded, _announced) = match self.already_there(ino, writer, to, frozen).await? {
+            Some(file) => (file, None),
             None => self.post(ino, writer, to, frozen).await?,
         };
         let uploaded = Arc::new(as_uploaded(uploaded, frozen.len));
@@ -203,9 +205,7 @@ impl Vfs {
             let mut inner = writer.inner();
             inner.sent = frozen.generation;
             inner.renamed = false;
-            for lost in state.lost.iter_mut().filter(|lost| lost.is_of(&to.container, &to.path)) {
-                lost.known.insert(uploaded.id.clone());
-            }
+            state.not_lost(&to.container, &to.path, &uploaded.id);
             let mut replaced: Vec<FileId> =
                 inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
             replaced.append(&mut inner.replaces);
@@ -234,7 +234,7 @@ impl Vfs {
         writer: &Writer,
         to: &Destination,
         frozen: &Frozen,
-    ) -> Result<api::File> {
+    ) -> Result<(api::File, Option<Announced>)> {
         let filename = self.filename(&to.container, &to.path).await?;
         let known = {
             let state = self.state();
@@ -260,13 +260,14 @@ impl Vfs {
             noted.await.map_err(|error| Error::told(libc::EIO, error.to_string()))??;
         }
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
+        let announced = self.announce(&to.container, &to.path, frozen.len, &known);
+        steps::step();
         let sent = self.client.upload(&to.container, &filename, body).await;
         if sent.as_ref().is_err_and(|error| error.may_have_happened) {
-            let (container, path, len) = (to.container.clone(), to.path.clone(), frozen.len);
-            let lost = Lost { container, path, len, sha256: frozen.staging.sha256()?, known };
-            self.state().lost.push(lost);
+            let sha256 = frozen.staging.sha256()?;
+            self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known));
         }
-        Ok(sent?)
+        Ok((sent?, Some(announced)))
     }
 
     /// What a lost POST has left of these very bytes under this very name. What others have left is replaced.
@@ -365,10 +366,13 @@ impl Vfs {
         let under_way = state.writers.get(&ino).and_then(|writer| writer.inner().sending_present());
         let lost = state.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent);
         let sent = lost.chain(under_way).collect();
+        let writer = state.writers.get(&ino);
         Some(Meta {
             container,
             path,
             replaces: file.id().cloned(),
+            also_replaces: writer.map(|writer| writer.inner().replaces.clone()).unwrap_or_default(),
+            noted_at: attr::now(),
             mtime: file.attributes.mtime,
             mode: file.attributes.mode,
             closed: true,
@@ -414,10 +418,24 @@ impl Vfs {
         let (directory, base) = (format!(".containerfs-{}", random()), random());
         let body =
             UploadBody::Bytes(bytes::Bytes::from_static(b"containerfs asks whether directories are kept\n"));
-        let file = self.client.upload(container, &format!("{directory}/{base}"), body).await?;
+        let probe = Intent::Probe { container: container.clone(), base: base.clone() };
+        let noted = self.journal.intend(&probe)?;
+        self.state().probes.insert(base.clone());
+        steps::step();
+        let sent = self.client.upload(container, &format!("{directory}/{base}"), body).await;
+        let file = match sent {
+            Ok(file) => file,
+            Err(error) => {
+                if !error.may_have_happened {
+                    noted.done();
+                }
+                return Err(error.into());
+            }
+        };
         let kept = file.path.ends_with(&format!("{directory}/{base}"));
         self.state().records.bury(container, &file.id);
         self.delete_version(container, &file.id).await;
+        noted.done();
         Ok(kept)
     }
 }

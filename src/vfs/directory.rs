@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::model::{CreateContainer, ExpiresAfter};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
 use crate::vfs::{Entry, Error, FileKind, Result, Vfs};
@@ -125,37 +124,6 @@ impl Vfs {
         }
         let node = state.tree.get(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
         Ok(self.entry_of(&state, ino, node))
-    }
-
-    async fn make_container(&self, name: &str) -> Result<Ino> {
-        let wanted = &self.config.new_container;
-        let expires_after = wanted.expires_after_minutes.map(|minutes| ExpiresAfter {
-            anchor: Some("last_active_at".to_owned()),
-            minutes: Some(minutes),
-        });
-        let params = CreateContainer {
-            name: name.to_owned(),
-            expires_after,
-            memory_limit: wanted.memory_limit.clone(),
-            network_policy: wanted.network_policy.clone(),
-            ..CreateContainer::default()
-        };
-        let made = self.client.create_container(&params).await;
-        if made.as_ref().is_err_and(|error| error.may_have_happened) {
-            // The next look at the root asks the server whether it did.
-            self.state().tree.listed = None;
-        }
-        let mut container = made?;
-        if container.name.is_empty() {
-            name.clone_into(&mut container.name);
-        }
-        let mut state = self.state();
-        let known = state.tree.containers.get(&container.id).copied();
-        let ino = known.unwrap_or_else(|| state.show_container(container));
-        if let Some(container) = state.tree.container_mut(ino) {
-            container.listed = Some(Instant::now());
-        }
-        Ok(ino)
     }
 
     /// Removes a directory that is empty, or deletes a container that is, by a list fetched for it.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
+use crate::vfs::deletions::Unwanted;
 
 /// Something that is not on the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,10 +66,12 @@ impl Vfs {
             })
             .collect();
         left.extend(state.unfinished.iter().cloned());
-        left.extend(state.undeleted.iter().map(|(container, id)| Left {
-            name: format!("{container}/{id}"),
-            reason: "a version that was deleted or replaced here is still on the server".to_owned(),
-        }));
+        for unwanted in &state.undeleted {
+            left.extend(unwanted.ids.iter().map(|id| Left {
+                name: format!("{}/{id}", unwanted.container),
+                reason: "a version that was deleted or replaced here is still on the server".to_owned(),
+            }));
+        }
         left
     }
 
@@ -100,15 +103,13 @@ impl Vfs {
     }
 
     async fn delete_everything(self: &Arc<Self>) {
-        let versions = {
+        let unwanted: Vec<Arc<Unwanted>> = {
             let mut state = self.state();
-            let deferred: Vec<_> = state.deferred.drain().map(|(_, version)| version).collect();
-            state.undeleted.iter().cloned().chain(deferred).collect::<Vec<_>>()
+            let deferred: Vec<_> = state.deferred.drain().map(|(_, unwanted)| Arc::new(unwanted)).collect();
+            std::mem::take(&mut state.undeleted).into_iter().chain(deferred).collect()
         };
-        futures_util::stream::iter(versions)
-            .for_each_concurrent(self.config.max_connections, |(container, id)| async move {
-                self.delete_version(&container, &id).await;
-            })
+        futures_util::stream::iter(unwanted)
+            .for_each_concurrent(self.config.max_connections, |unwanted| self.delete(unwanted))
             .await;
     }
 

@@ -330,8 +330,8 @@ impl Vfs {
                     tracing::warn!(%error, "a file could not be uploaded after its last close; its bytes are kept");
                 }
             });
-        } else if let Some((container, id)) = deferred {
-            self.behind.spawn(async move { vfs.delete_version(&container, &id).await });
+        } else if let Some(unwanted) = deferred {
+            self.behind.spawn(async move { vfs.delete(unwanted).await });
         }
     }
 

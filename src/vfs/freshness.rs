@@ -167,16 +167,13 @@ impl Vfs {
         Ok(())
     }
 
-    fn lay_files(self: &Arc<Self>, id: &ContainerId, files: Vec<File>, started: Instant) -> Changes {
+    fn lay_files(self: &Arc<Self>, id: &ContainerId, mut files: Vec<File>, started: Instant) -> Changes {
         let mut guard = self.state();
         let state = &mut *guard;
-        if self.check_deletable().is_ok() {
-            for file in files.iter().filter(|file| state.inherited_tombstones.remove(&file.id)) {
-                // Deleted by a mount that may have died before it could say so.
-                let (vfs, container, file) = (self.clone(), id.clone(), file.id.clone());
-                self.behind.spawn(async move { vfs.delete_version(&container, &file).await });
-            }
-        }
+        files.retain(|file| {
+            let is_probe = state.probes.iter().any(|base| file.path.ends_with(base.as_str()));
+            !is_probe && !state.is_arriving(id, file)
+        });
         let replaced = state.to_be_replaced();
         match state.tree.containers.get(id).copied() {
             Some(ino) => {

@@ -10,15 +10,19 @@ use sha2::{Digest, Sha256};
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Body;
 use crate::journal::stage::Sent;
+use crate::journal::{Intent, Noted};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
-use crate::vfs::{Error, Result, State, Vfs};
+use crate::vfs::{Error, Result, State, Vfs, attr};
 
 /// Bytes that are read at once when contents are compared.
 const PIECE: usize = 256 << 10;
 
+/// What a lost POST made appears in a list within this time, or never.
+const FORGOTTEN_AFTER: i64 = 3600;
+
 /// A POST that may have happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Lost {
     pub(super) container: ContainerId,
     /// The path below the container.
@@ -27,6 +31,10 @@ pub(super) struct Lost {
     pub(super) sha256: String,
     /// Ids that the path had before, or that are known to come from elsewhere.
     pub(super) known: HashSet<FileId>,
+    /// When it was sent, in seconds since the epoch.
+    pub(super) at: i64,
+    /// Says so after a crash, whatever becomes of the bytes.
+    noted: Option<Arc<Noted>>,
 }
 
 /// A version that a lost POST has made.
@@ -64,7 +72,8 @@ impl Vfs {
     pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId) {
         let lost: Vec<Lost> = {
             let state = self.state();
-            let settled = |lost: &&Lost| !state.is_unsent(&lost.container, &lost.path);
+            let settled =
+                |lost: &&Lost| !lost.is_forgotten() && !state.is_unsent(&lost.container, &lost.path);
             state.lost_posts(&container).filter(settled).cloned().collect()
         };
         for lost in lost {
@@ -95,9 +104,10 @@ impl Vfs {
         for (ino, file) in candidates {
             let body = self.downloads.fetch(&lost.container, &file);
             if sha256_of(&body).await? == lost.sha256 {
-                self.state()
-                    .lost
-                    .retain(|other| other.sha256 != lost.sha256 || !other.is_of(&lost.container, &lost.path));
+                let found = |other: &Lost| other.is_same(&lost);
+                for found in self.state().lost.extract_if(.., |other| found(other)) {
+                    found.strike_out();
+                }
                 return Ok(Some(FoundVersion { ino, file, lost }));
             }
         }
@@ -106,6 +116,46 @@ impl Vfs {
 }
 
 impl Lost {
+    /// A POST that was sent just now.
+    pub(super) fn new(
+        container: &ContainerId,
+        path: &str,
+        len: u64,
+        sha256: String,
+        known: HashSet<FileId>,
+    ) -> Self {
+        let at = attr::now() / 1_000_000_000;
+        Self { container: container.clone(), path: path.to_owned(), len, sha256, known, at, noted: None }
+    }
+
+    /// What an intent of an earlier mount says; `None` if it is of no use any more.
+    pub(super) fn of_intent(container: ContainerId, sent: Sent, at: i64, noted: Noted) -> Option<Self> {
+        let known = sent.known.into_iter().collect();
+        let noted = Some(Arc::new(noted));
+        let lost = Self { container, path: sent.path, len: sent.len, sha256: sent.sha256?, known, at, noted };
+        let forgotten = lost.is_forgotten();
+        if forgotten {
+            lost.strike_out();
+        }
+        (!forgotten).then_some(lost)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.sha256 == other.sha256 && other.is_of(&self.container, &self.path)
+    }
+
+    fn is_forgotten(&self) -> bool {
+        attr::now() / 1_000_000_000 - self.at > FORGOTTEN_AFTER
+    }
+
+    fn strike_out(&self) {
+        self.noted.iter().for_each(|noted| noted.done());
+    }
+
+    fn intent(&self) -> Intent {
+        Intent::Forget { container: self.container.clone(), sent: self.to_sent(), at: self.at }
+    }
+
     pub(super) fn is_of(&self, container: &ContainerId, path: &str) -> bool {
         self.container == *container && self.path == path
     }
@@ -125,7 +175,40 @@ impl Lost {
     }
 }
 
+impl Vfs {
+    /// The answer of a POST was lost. Written down by itself, because its bytes may be removed.
+    pub(super) fn note_lost(&self, mut lost: Lost) {
+        let noted = self.journal.intend(&lost.intent());
+        let noted = noted.inspect_err(|error| tracing::warn!(%error, "a lost answer was not written down"));
+        lost.noted = noted.ok().map(Arc::new);
+        self.state().add_lost(lost);
+    }
+}
+
 impl State {
+    /// Remembers a POST that may have happened, once.
+    pub(super) fn add_lost(&mut self, lost: Lost) {
+        match self.lost.iter_mut().find(|other| other.is_same(&lost)) {
+            Some(other) => {
+                other.known.extend(lost.known);
+                other.noted = other.noted.take().or(lost.noted);
+            }
+            None => self.lost.push(lost),
+        }
+    }
+
+    /// A version under this path was not made by any lost POST.
+    pub(super) fn not_lost(&mut self, container: &ContainerId, path: &str, id: &FileId) {
+        for lost in self.lost.iter_mut().filter(|lost| lost.is_of(container, path)) {
+            lost.known.insert(id.clone());
+            if let Some(noted) = &lost.noted
+                && let Err(error) = noted.write(&lost.intent())
+            {
+                tracing::warn!(%error, "a lost answer was not written down");
+            }
+        }
+    }
+
     pub(super) fn lost_posts<'a>(&'a self, container: &'a ContainerId) -> impl Iterator<Item = &'a Lost> {
         self.lost.iter().filter(move |lost| lost.container == *container)
     }
@@ -148,7 +231,7 @@ impl State {
 }
 
 /// SHA-256 of a version on the server, in hex.
-async fn sha256_of(body: &Body) -> Result<String> {
+pub(super) async fn sha256_of(body: &Body) -> Result<String> {
     let mut digest = Sha256::new();
     let mut offset = 0;
     loop {

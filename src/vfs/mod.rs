@@ -8,6 +8,8 @@
 mod ahead;
 pub mod attr;
 mod commit;
+mod creation;
+mod deletions;
 mod descriptors;
 mod directory;
 mod drain;
@@ -17,8 +19,11 @@ mod freshness;
 mod lookup;
 mod lost;
 mod recover;
+mod relocate;
 mod remove;
 mod rename;
+mod resume;
+mod sending;
 mod shelve;
 mod sizes;
 mod status;
@@ -42,7 +47,7 @@ pub use file::Opened;
 pub use lookup::Found;
 pub use status::{Capacity, Progress, Status};
 
-use crate::api::{Client, Container, ContainerId, FileId};
+use crate::api::{Client, Container, ContainerId};
 use crate::content::download::Downloads;
 use crate::content::prefetch::Prefetch;
 use crate::content::{Cache, cache};
@@ -146,11 +151,11 @@ struct State {
     next_handle: u64,
     writers: HashMap<Ino, Arc<writer::Writer>>,
     /// Server files whose deletion waits for the last close of an inode.
-    deferred: HashMap<Ino, (ContainerId, FileId)>,
+    deferred: HashMap<Ino, deletions::Unwanted>,
     /// Containers deleted here; a list may lag.
     dead_containers: std::collections::HashSet<ContainerId>,
-    /// Deletions that failed and are tried again when the mount ends.
-    undeleted: Vec<(ContainerId, FileId)>,
+    /// Deletions under way, and those that failed and are tried again when the mount ends.
+    undeleted: Vec<Arc<deletions::Unwanted>>,
     /// What could not be sent, by path, for `status`.
     failures: HashMap<Ino, drain::Left>,
     /// Files of the server that were moved aside under scratch names, by the path that they left.
@@ -161,10 +166,12 @@ struct State {
     fetched_ahead: std::collections::HashSet<Ino>,
     /// Directories whose lengths are being asked for.
     sizing: std::collections::HashSet<Ino>,
+    /// Base names of probes, which nobody is shown.
+    probes: std::collections::HashSet<String>,
+    /// POSTs under way.
+    sending: sending::Sending,
     /// POSTs whose answer was lost.
     lost: Vec<lost::Lost>,
-    /// Deletions of earlier mounts: a list that shows one of them is told again.
-    inherited_tombstones: std::collections::HashSet<FileId>,
     /// Adopted staging files that are not to be sent.
     unfinished: Vec<drain::Left>,
 }
@@ -193,7 +200,6 @@ impl Vfs {
             Some(wanted) => Tree::of_container(find_container(&client, wanted).await?),
         };
         let (invalidations, invalidations_out) = mpsc::unbounded_channel();
-        let inherited_tombstones = records.tombstones().cloned().collect();
         let state = State {
             tree,
             records,
@@ -209,8 +215,9 @@ impl Vfs {
             prefetch: Prefetch::new(),
             fetched_ahead: std::collections::HashSet::new(),
             sizing: std::collections::HashSet::new(),
+            probes: std::collections::HashSet::new(),
+            sending: sending::Sending::default(),
             lost: Vec::new(),
-            inherited_tombstones,
             unfinished: Vec::new(),
         };
         let ahead = tokio::sync::Semaphore::new((config.max_connections * 7 / 8).max(1));

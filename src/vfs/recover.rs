@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::api::{self, FileId};
-use crate::journal::{Meta, Staging};
+use crate::journal::{Adopted, Meta, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
 use crate::namespace::records::Attributes;
@@ -19,9 +19,23 @@ impl Vfs {
         if self.config.read_only {
             return;
         }
-        // All of them first: an older save of a file must not set out before a newer one has taken its place.
+        let (mut stagings, mut intents) = (Vec::new(), Vec::new());
+        for adopted in self.journal.adopt() {
+            match adopted {
+                Adopted::Staging(staging) => stagings.push((staging.meta(), staging)),
+                Adopted::Intent(noted, intent) => intents.push((noted, intent)),
+            }
+        }
+        for (_, intent) in &intents {
+            self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
+        }
+        // All of them before the first sets out, and of one file the newest save last: it takes the place of others.
+        stagings.sort_by_key(|(meta, _)| meta.as_ref().map(|meta| meta.noted_at));
         let adopted: Vec<Ino> =
-            self.journal.adopt().into_iter().filter_map(|staging| self.adopt(staging)).collect();
+            stagings.into_iter().filter_map(|(meta, staging)| self.adopt(meta, staging)).collect();
+        for (noted, intent) in intents {
+            self.resume(noted, intent);
+        }
         for ino in adopted {
             let vfs = self.clone();
             self.behind.spawn(async move {
@@ -32,10 +46,10 @@ impl Vfs {
         }
     }
 
-    fn adopt(&self, staging: Staging) -> Option<Ino> {
+    fn adopt(&self, meta: Option<Meta>, staging: Staging) -> Option<Ino> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let Some(meta) = staging.meta() else {
+        let Some(meta) = meta else {
             state.unfinished(&staging, staging.data().display().to_string());
             return None;
         };
@@ -60,7 +74,7 @@ impl Vfs {
         };
         state.remember_lost(&meta, &staging);
         if let Some(ino) = state.supersede(container, &meta) {
-            // The journal hands out an older save of a file before a newer one.
+            // An older save of the file.
             state.drop_writer(ino);
             state.tree.unlink(ino);
         }
@@ -98,13 +112,8 @@ impl State {
     fn remember_lost(&mut self, meta: &Meta, staging: &Staging) {
         for sent in &meta.sent {
             let Ok(sha256) = sent.sha256.clone().map_or_else(|| staging.sha256(), Ok) else { continue };
-            self.lost.push(Lost {
-                container: meta.container.clone(),
-                path: sent.path.clone(),
-                len: sent.len,
-                sha256,
-                known: sent.known.iter().cloned().collect(),
-            });
+            let known = sent.known.iter().cloned().collect();
+            self.add_lost(Lost::new(&meta.container, &sent.path, sent.len, sha256, known));
         }
     }
 
@@ -123,7 +132,9 @@ impl State {
         let base = meta.replaces.as_ref().map(|id| Arc::new(version_known_by_id(id)));
         node.server.clone_from(&base);
         let ino = self.tree.insert(parent, &name, Kind::File(Box::new(node)));
-        self.writers.insert(ino, Writer::holding(Arc::new(staging), len, base, true));
+        let writer = Writer::holding(Arc::new(staging), len, base, true);
+        writer.inner().replaces.clone_from(&meta.also_replaces);
+        self.writers.insert(ino, writer);
         ino
     }
 }

@@ -1,10 +1,11 @@
-//! Unlinking, and deleting versions on the server.
+//! Unlinking.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use crate::api::{ContainerId, FileId};
+use crate::api::FileId;
 use crate::content::Key;
+use crate::journal::steps;
 use crate::namespace::inode::{Ino, Kind};
 use crate::vfs::{Error, Result, State, Vfs};
 
@@ -61,22 +62,26 @@ impl Vfs {
                 .is_none_or(|s| self.downloads.cache().contains(&Key::new(&container, s)));
             (container, versions, open && !local && state.local_len(ino).is_none())
         };
-        if !waits {
-            for id in &versions {
-                match self.client.delete_file(&container, id).await.map_err(Error::from) {
-                    Err(error) if !error.is_gone() => return Err(error),
-                    Err(error) if error.is_container_gone() => return Err(self.noticed(&container, error)),
-                    _ => {}
+        let unwanted = self.intend_deletion(&container, versions)?;
+        let behind = self.config.write_back.is_some();
+        if !waits && !behind {
+            for id in &unwanted.ids {
+                steps::step();
+                let deleted = self.client.delete_file(&container, id).await.map_err(Error::from);
+                if let Err(error) = deleted
+                    && (!error.is_gone() || error.is_container_gone())
+                {
+                    unwanted.give_up();
+                    return Err(self.noticed(&container, error));
                 }
+                self.state().records.bury(&container, id);
             }
+            unwanted.give_up();
         }
         let mut guard = self.state();
         let state = &mut *guard;
-        for id in &versions {
+        for id in &unwanted.ids {
             state.records.bury(&container, id);
-        }
-        if waits && let Some(id) = versions.into_iter().next() {
-            state.deferred.insert(ino, (container, id));
         }
         state.failures.remove(&ino);
         state.shelved.retain(|_, shelved| *shelved != ino);
@@ -85,31 +90,13 @@ impl Vfs {
         if state.tree.get(ino).is_none_or(|node| node.handles == 0) {
             state.drop_writer(ino);
         }
+        if waits {
+            state.deferred.insert(ino, unwanted);
+        } else if behind {
+            let vfs = self.clone();
+            self.behind.spawn(async move { vfs.delete(unwanted).await });
+        }
         Ok(())
-    }
-
-    /// Deletes a version that a newer one has replaced. Its failure is not the save's.
-    pub(super) async fn delete_replaced(&self, container: &ContainerId, id: &FileId) {
-        if self.config.no_delete {
-            return;
-        }
-        self.state().records.bury(container, id);
-        self.delete_version(container, id).await;
-    }
-
-    /// Deletes a buried version; if that fails it is tried again when the mount ends.
-    pub(super) async fn delete_version(&self, container: &ContainerId, id: &FileId) {
-        match self.client.delete_file(container, id).await.map_err(Error::from) {
-            Err(error) if !error.is_gone() => {
-                tracing::warn!(%error, "a version that is not wanted any more could not be deleted yet");
-                let mut state = self.state();
-                let again = (container.clone(), id.clone());
-                if !state.undeleted.contains(&again) {
-                    state.undeleted.push(again);
-                }
-            }
-            _ => self.state().undeleted.retain(|(_, other)| other != id),
-        }
     }
 }
 

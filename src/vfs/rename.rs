@@ -1,31 +1,21 @@
-//! Renaming by upload: the API has no rename.
+//! Renaming, of what is on the server and of what is not yet.
 //!
-//! All POSTs come before the first DELETE, and one that is refused undoes the others. A file that is not on the
-//! server yet is merely renamed.
+//! A file that is not on the server yet is merely renamed, and so are directories; versions on the server travel
+//! (`relocate`). Whatever is on its way when a rename begins lands first.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt};
+use tokio::sync::OwnedMutexGuard;
 
-use crate::api::client::UploadBody;
-use crate::api::{self, ContainerId, FileId};
+use crate::api::{ContainerId, FileId};
 use crate::content::Key;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
-use crate::vfs::{Error, Result, Vfs, commit};
-
-/// Files of a renamed directory that travel at once.
-const AT_ONCE: usize = 8;
-
-/// A version that was sent under its new name.
-struct Moved {
-    ino: Ino,
-    old: FileId,
-    new: Arc<api::File>,
-    len: u64,
-}
+use crate::vfs::relocate::{Begun, Journey, Leg};
+use crate::vfs::writer::Writer;
+use crate::vfs::{Error, Result, State, Vfs};
 
 impl Vfs {
     /// Renames a file or a directory inside a container. `flags` are those of `renameat2(2)`.
@@ -85,116 +75,146 @@ impl Vfs {
             return Err(Error::quiet(libc::EPERM));
         }
         if is_directory {
-            self.rename_directory(ino, target, to_parent, to_name).await
+            self.rename_directory(ino, target, to_parent, to_name, None).await
         } else {
-            self.rename_file(ino, target, to_parent, to_name).await
+            self.rename_file(ino, target, to_parent, to_name, None).await
         }
     }
 
-    async fn rename_file(self: &Arc<Self>, ino: Ino, target: Option<Ino>, to: Ino, name: &str) -> Result<()> {
+    /// Waits for what is on its way of these files; nothing sets out until the guards go.
+    async fn turns(&self, files: impl IntoIterator<Item = Ino>) -> Vec<OwnedMutexGuard<()>> {
+        let mut files: Vec<Ino> = files.into_iter().collect();
+        // In one order, whoever waits.
+        files.sort_unstable();
+        files.dedup();
+        let mut turns = Vec::new();
+        for ino in files {
+            let writer = self.state().writers.get(&ino).cloned();
+            if let Some(writer) = writer {
+                turns.push(writer.travelling.clone().lock_owned().await);
+            }
+        }
+        turns
+    }
+
+    pub(super) async fn rename_file(
+        self: &Arc<Self>,
+        ino: Ino,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+        begun: Option<Begun>,
+    ) -> Result<()> {
+        let turns = self.turns([ino].into_iter().chain(target)).await;
         let writer = self.state().writers.get(&ino).cloned();
-        let turn = match &writer {
-            Some(writer) => Some(writer.travelling.lock().await),
-            None => None,
-        };
-        let (container, path) = {
+        let (container, from, path, server) = {
             let state = self.state();
-            let container = state.tree.file(ino).and_then(|file| state.tree.container(file.container));
-            let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            (container.container.id.clone(), state.tree.path_in(to, name))
-        };
-        let moves_aside = {
-            let state = self.state();
-            let on_server = state.tree.file(ino).is_some_and(|file| file.server.is_some());
-            let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
+            let container = state.tree.container(file.container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+            let (from, path) = (state.tree.path(ino), state.tree.path_in(to, name));
             if let Some(writer) = &writer
-                && state.is_shelved_from(container, &path, ino)
+                && state.is_shelved_from(file.container, &path, ino)
                 && target.is_none()
             {
                 return self.unshelve(state, ino, writer, to, name);
             }
-            on_server && self.scratch.class(name) == Some(Class::Local)
+            (container.container.id.clone(), from, path, file.server.clone())
         };
-        if moves_aside {
+        if server.is_some() && self.scratch.class(name) == Some(Class::Local) {
             return self.shelve(ino, target, to, name).await;
         }
-        let unsent = writer.as_ref().is_some_and(|writer| writer.inner().is_dirty());
-        if unsent {
-            let writer = writer.as_ref().ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            let send_now = {
-                let mut guard = self.state();
-                let state = &mut *guard;
-                if let Some(target) = target {
-                    let id = state.tree.file(target).and_then(|file| file.id().cloned());
-                    writer.inner().replaces.extend(id);
-                    state.make_room(target);
-                }
-                let aside =
-                    state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
-                writer.inner().replaces.extend(aside);
-                let mut inner = writer.inner();
-                inner.renamed = true;
-                inner.failed = None;
-                drop(inner);
-                state.leave_directory(ino);
-                state.tree.rename(ino, to, name);
-                state.remember(ino);
-                !state.open_for_writing(ino)
-            };
-            drop(turn);
-            if send_now {
-                return self.save(ino, true).await;
-            }
-            if writer.is_promised() {
-                self.promise(ino, writer)?;
-            }
-            return Ok(());
+        if let Some(writer) = writer.filter(|writer| writer.inner().is_dirty()) {
+            let send_now = self.rename_unsent(ino, &writer, target, to, name)?;
+            drop(turns);
+            return if send_now { self.save(ino, true).await } else { Ok(()) };
         }
-        let moved = self.send_copy(&container, ino, &path).await?;
-        let mut replaced = Vec::new();
-        {
+        let Some(old) = server else {
+            self.state().put(ino, target, to, name);
+            return Ok(());
+        };
+        let replaces = {
+            let state = self.state();
+            let stands = target.and_then(|target| state.tree.file(target)?.id().cloned());
+            let container = state.tree.container_of(ino);
+            stands
+                .into_iter()
+                .chain(container.and_then(|container| state.take_shelved(container, &path)))
+                .collect()
+        };
+        let legs = vec![Leg { ino, old, to: path.clone() }];
+        let journey = Journey { container: container.clone(), from, to: path.clone(), legs, replaces, begun };
+        let mut arrived = self.relocate(journey).await?;
+        let replaced = {
             let mut guard = self.state();
             let state = &mut *guard;
-            if let Some(target) = target {
-                replaced.extend(state.tree.file(target).and_then(|file| file.id().cloned()));
-                if let Some(id) = replaced.first()
-                    && self.is_read_from_the_server(state, target)
-                {
-                    state.deferred.insert(target, (container.clone(), id.clone()));
-                    replaced.clear();
+            let shelved =
+                state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
+            let mut replaced: Vec<FileId> = shelved.into_iter().collect();
+            for stands in
+                [target, state.tree.child(to, name).filter(|stands| *stands != ino)].into_iter().flatten()
+            {
+                let Some(id) = state.tree.file(stands).and_then(|file| file.id().cloned()) else { continue };
+                if self.is_read_from_the_server(state, stands) {
+                    match self.intend_deletion(&container, vec![id.clone()]) {
+                        Ok(unwanted) => _ = state.deferred.insert(stands, unwanted),
+                        Err(error) => tracing::warn!(%error, "a deletion was not written down"),
+                    }
+                    state.records.bury(&container, &id);
+                } else {
+                    replaced.push(id);
                 }
-                state.make_room(target);
             }
-            replaced.extend(
-                state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path)),
-            );
             state.leave_directory(ino);
-            state.tree.rename(ino, to, name);
-            if let Some(moved) = &moved {
-                state.landed(ino, &moved.new, moved.len);
-                replaced.push(moved.old.clone());
-                replaced.retain(|id| *id != moved.new.id);
-            }
-            for id in &replaced {
-                state.records.bury(&container, id);
-            }
-        }
-        if let (Some(writer), Some(moved)) = (&writer, &moved) {
-            writer.inner().base = Some(moved.new.clone());
-        }
+            state.put(ino, target, to, name);
+            replaced.extend(state.arrived(&mut arrived));
+            replaced
+        };
         self.settle_shelved(&replaced)?;
-        for id in replaced {
-            self.delete_version(&container, &id).await;
-        }
+        self.finish(arrived, replaced).await;
         Ok(())
+    }
+
+    /// Renames a file whose bytes are here alone. Returns whether they are to be saved now.
+    fn rename_unsent(
+        &self,
+        ino: Ino,
+        writer: &Arc<Writer>,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+    ) -> Result<bool> {
+        let closed = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let path = state.tree.path_in(to, name);
+            let aside =
+                state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
+            {
+                let mut inner = writer.inner();
+                inner.replaces.extend(aside);
+                inner.renamed = true;
+                inner.failed = None;
+            }
+            if let Some(target) = target {
+                state.inherit(target, writer);
+            }
+            state.leave_directory(ino);
+            state.put(ino, target, to, name);
+            state.remember(ino);
+            !state.open_for_writing(ino)
+        };
+        if writer.is_promised() {
+            self.promise(ino, writer)?;
+        }
+        Ok(closed)
     }
 
     /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile.
     fn unshelve(
         &self,
-        mut state: std::sync::MutexGuard<'_, super::State>,
+        mut state: std::sync::MutexGuard<'_, State>,
         ino: Ino,
-        writer: &super::writer::Writer,
+        writer: &Writer,
         to: Ino,
         name: &str,
     ) -> Result<()> {
@@ -209,7 +229,7 @@ impl Vfs {
     }
 
     /// Whether a file is open here and its bytes are not: deleting it would break its readers.
-    fn is_read_from_the_server(&self, state: &super::State, ino: Ino) -> bool {
+    fn is_read_from_the_server(&self, state: &State, ino: Ino) -> bool {
         let Some(node) = state.tree.get(ino).filter(|node| node.handles > 0) else { return false };
         let Some(file) = node.file() else { return false };
         let (Some(server), Some(container)) = (&file.server, state.tree.container(file.container)) else {
@@ -219,122 +239,80 @@ impl Vfs {
             && !self.downloads.cache().contains(&Key::new(&container.container.id, server))
     }
 
-    /// Sends the bytes of a version again, under a new name.
-    async fn send_copy(
-        self: &Arc<Self>,
-        container: &ContainerId,
-        ino: Ino,
-        path: &str,
-    ) -> Result<Option<Moved>> {
-        let server = self.state().tree.file(ino).and_then(|file| file.server.clone());
-        let Some(server) = server else { return Ok(None) };
-        let staging = self.journal.stage()?;
-        let sent = async {
-            let body = self.downloads.fetch(container, &server);
-            let len = body.copy_to(staging.file()).await?;
-            let filename = self.filename(container, path).await?;
-            let body = UploadBody::File { path: staging.data(), len };
-            let file = self.client.upload(container, &filename, body).await?;
-            let new = Arc::new(commit::as_uploaded(file, len));
-            let _ = self.downloads.cache().adopt_copy(&Key::new(container, &new), &staging.data());
-            Ok(Moved { ino, old: server.id.clone(), new, len })
-        }
-        .await;
-        staging.discard();
-        sent.map(Some).map_err(|error: Error| self.noticed(container, error))
-    }
-
-    async fn rename_directory(
+    pub(super) async fn rename_directory(
         self: &Arc<Self>,
         ino: Ino,
         target: Option<Ino>,
         to: Ino,
         name: &str,
+        begun: Option<Begun>,
     ) -> Result<()> {
-        let (container, old_path, new_path, files) = {
+        let inside: Vec<Ino> = self.state().files_below(ino);
+        let turns = self.turns(inside).await;
+        let journey = {
             let state = self.state();
-            let container_ino = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            let container = state.tree.container(container_ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            let (old, new) = (state.tree.path(ino), state.tree.path_in(to, name));
-            if new.starts_with(&format!("{old}/")) {
+            let container = state.tree.container_of(ino).and_then(|ino| state.tree.container(ino));
+            let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?.container.id.clone();
+            let (from, to) = (state.tree.path(ino), state.tree.path_in(to, name));
+            if to.starts_with(&format!("{from}/")) {
                 return Err(Error::quiet(libc::EINVAL));
             }
-            let inside = format!("{old}/");
-            let files: Vec<(Ino, String)> = state
-                .tree
-                .files()
-                .filter(|(_, file)| file.container == container_ino)
-                .map(|(ino, _)| (ino, state.tree.path(ino)))
-                .filter(|(_, path)| path.starts_with(&inside))
-                .collect();
-            (container.container.id.clone(), old, new, files)
+            let leg = |ino: Ino| {
+                let unsent = state.writers.get(&ino).is_some_and(|writer| writer.inner().is_dirty());
+                let old = state.tree.file(ino)?.server.clone().filter(|_| !unsent)?;
+                let path = format!("{to}{}", &state.tree.path(ino)[from.len()..]);
+                Some(Leg { ino, old, to: path })
+            };
+            let legs = state.files_below(ino).into_iter().filter_map(leg).collect();
+            Journey { container, from, to, legs, replaces: Vec::new(), begun }
         };
-        let sent: std::sync::Mutex<Vec<Moved>> = std::sync::Mutex::default();
-        let outcome: Result<()> = futures_util::stream::iter(files.iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |(file, path)| {
-                let (sent, container) = (&sent, &container);
-                let path = format!("{new_path}{}", &path[old_path.len()..]);
-                async move {
-                    let dirty = {
-                        let state = self.state();
-                        state.writers.get(file).is_some_and(|writer| writer.inner().is_dirty())
-                    };
-                    if !dirty && let Some(moved) = self.send_copy(container, *file, &path).await? {
-                        sent.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(moved);
-                    }
-                    Ok(())
-                }
-            })
-            .await;
-        let sent = sent.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(error) = outcome {
-            for moved in sent {
-                self.state().records.bury(&container, &moved.new.id);
-                self.delete_version(&container, &moved.new.id).await;
-            }
-            return Err(error);
-        }
-        let olds = {
+        let (old_path, new_path) = (journey.from.clone(), journey.to.clone());
+        let mut arrived = self.relocate(journey).await?;
+        let (unwanted, unsent) = {
             let mut guard = self.state();
             let state = &mut *guard;
-            if let Some(target) = target {
-                state.tree.unlink(target);
+            if let Some(stands) = target.into_iter().chain(state.tree.child(to, name)).next() {
+                state.clear(stands);
             }
             state.move_directory(ino, to, name, &old_path, &new_path);
-            for (file, _) in &files {
-                if let Some(writer) = state.writers.get(file) {
+            let unwanted = state.arrived(&mut arrived);
+            let mut unsent = Vec::new();
+            for file in state.files_below(ino) {
+                if let Some(writer) = state.writers.get(&file) {
                     writer.inner().renamed = true;
+                    unsent.push((file, writer.clone()));
                 }
             }
-            let mut olds = Vec::new();
-            for moved in sent {
-                state.landed(moved.ino, &moved.new, moved.len);
-                if moved.old != moved.new.id {
-                    state.records.bury(&container, &moved.old);
-                    olds.push(moved.old);
-                }
+            (unwanted, unsent)
+        };
+        for (file, writer) in &unsent {
+            if writer.is_promised() {
+                self.promise(*file, writer)?;
             }
-            olds
-        };
-        futures_util::stream::iter(olds)
-            .for_each_concurrent(AT_ONCE, |id| {
-                let container = &container;
-                async move { self.delete_version(container, &id).await }
-            })
-            .await;
-        let unsent: Vec<Ino> = {
-            let state = self.state();
-            let ready = |ino: &Ino| state.writers.contains_key(ino) && !state.open_for_writing(*ino);
-            files.iter().map(|(ino, _)| *ino).filter(ready).collect()
-        };
-        for ino in unsent {
-            self.save(ino, true).await?;
+        }
+        self.finish(arrived, unwanted).await;
+        drop(turns);
+        for (file, _) in unsent {
+            let closed = !self.state().open_for_writing(file);
+            if closed {
+                self.save(file, true).await?;
+            }
         }
         Ok(())
     }
 }
 
-impl super::State {
+impl State {
+    /// Puts a file under a name; what stands there goes, but for its open handles.
+    fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) {
+        for stands in
+            [target, self.tree.child(to, name)].into_iter().flatten().filter(|stands| *stands != ino)
+        {
+            self.make_room(stands);
+        }
+        self.tree.rename(ino, to, name);
+    }
+
     /// Takes away what stands where a renamed file goes; open handles keep it.
     pub(super) fn make_room(&mut self, target: Ino) {
         self.failures.remove(&target);
@@ -344,24 +322,80 @@ impl super::State {
         }
     }
 
+    /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays until
+    /// this one is.
+    fn inherit(&mut self, target: Ino, writer: &Writer) {
+        let mut replaces: Vec<FileId> =
+            self.tree.file(target).and_then(|file| file.id().cloned()).into_iter().collect();
+        if let Some(replaced) = self.writers.get(&target) {
+            let mut replaced = replaced.inner();
+            replaces.append(&mut replaced.replaces);
+            if self.tree.get(target).is_some_and(|node| node.handles == 0) {
+                writer.inner().inherit(replaced.take_stagings());
+            }
+        }
+        writer.inner().replaces.extend(replaces);
+    }
+
+    /// Files below a directory.
+    fn files_below(&self, directory: Ino) -> Vec<Ino> {
+        let mut below = vec![directory];
+        let mut files = Vec::new();
+        while let Some(ino) = below.pop() {
+            match self.tree.get(ino).map(|node| &node.kind) {
+                Some(Kind::Directory(directory)) => below.extend(directory.children.values()),
+                Some(Kind::File(_)) => files.push(ino),
+                _ => {}
+            }
+        }
+        files.sort_unstable();
+        files
+    }
+
+    /// Takes a directory that was empty out of the tree, with what a list has put into it meanwhile: the next list
+    /// shows that again.
+    pub(super) fn clear(&mut self, directory: Ino) {
+        let inside: Vec<Ino> = self
+            .tree
+            .get(directory)
+            .and_then(|node| node.children())
+            .into_iter()
+            .flatten()
+            .map(|(_, ino)| *ino)
+            .collect();
+        if let Some(container) = self.tree.container_of(directory).filter(|_| !inside.is_empty())
+            && let Some(container) = self.tree.container_mut(container)
+        {
+            container.listed = None;
+        }
+        for ino in inside {
+            self.clear(ino);
+        }
+        self.tree.unlink(directory);
+    }
+
     fn move_directory(&mut self, ino: Ino, to: Ino, name: &str, old_path: &str, new_path: &str) {
         let Some(container) = self.tree.container_of(ino) else { return };
         let Some(id) = self.tree.container(container).map(|container| container.container.id.clone()) else {
             return;
         };
+        self.move_directory_records(&id, old_path, new_path);
+        self.tree.rename_directory(ino, to, name);
+    }
+
+    /// The directories that are remembered below one that is renamed.
+    pub(super) fn move_directory_records(&mut self, id: &ContainerId, old_path: &str, new_path: &str) {
         let inside = format!("{old_path}/");
-        let known =
-            self.records.container(&id).map(|records| records.directories.clone()).unwrap_or_default();
+        let known = self.records.container(id).map(|records| records.directories.clone()).unwrap_or_default();
         for directory in known.iter().filter(|path| *path == old_path || path.starts_with(&inside)) {
-            self.records.set_directory(&id, directory, false);
-            self.records.set_directory(&id, &format!("{new_path}{}", &directory[old_path.len()..]), true);
+            self.records.set_directory(id, directory, false);
+            self.records.set_directory(id, &format!("{new_path}{}", &directory[old_path.len()..]), true);
         }
-        self.records.set_directory(&id, new_path, true);
+        self.records.set_directory(id, new_path, true);
         for path in [old_path, new_path] {
             if let Some((above, _)) = path.rsplit_once('/') {
-                self.records.set_directory(&id, above, true);
+                self.records.set_directory(id, above, true);
             }
         }
-        self.tree.rename_directory(ino, to, name);
     }
 }

@@ -126,7 +126,7 @@ impl Vfs {
 
 impl State {
     /// The version whose shelved file left `path` free: whoever takes the path replaces it.
-    pub(super) fn take_shelved(&mut self, container: Ino, path: &str) -> Option<FileId> {
+    pub(super) fn take_shelved(&self, container: Ino, path: &str) -> Option<FileId> {
         let ino = *self.shelved.get(&(container, path.to_owned()))?;
         self.tree.file(ino).and_then(|file| file.id().cloned())
     }

@@ -20,7 +20,7 @@ pub(super) struct Writer {
     /// Held while the bytes of the version underneath are fetched.
     prepare: tokio::sync::Mutex<()>,
     /// Held while a generation travels: uploads of one file keep their order.
-    pub(super) travelling: tokio::sync::Mutex<()>,
+    pub(super) travelling: Arc<tokio::sync::Mutex<()>>,
     /// When the version underneath was seen.
     pub(super) opened: Instant,
 }
@@ -41,6 +41,8 @@ pub(super) struct Inner {
     promised: bool,
     /// Older bytes that were promised, or travel: they stay until newer ones are promised or have arrived.
     kept: Vec<Arc<Staging>>,
+    /// Promised bytes of a file that this one took the place of: they stay just as long.
+    inherited: Vec<Arc<Staging>>,
     /// The serial number of the bytes that travel.
     travels: Option<u64>,
     /// The POST under way, for the note beside the bytes that travel.
@@ -92,7 +94,13 @@ impl Inner {
 
     /// Everything that lies in the journal for this file, for it to be removed.
     pub(super) fn take_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
-        self.staging.take().into_iter().chain(std::mem::take(&mut self.kept))
+        let older = std::mem::take(&mut self.kept).into_iter().chain(std::mem::take(&mut self.inherited));
+        self.staging.take().into_iter().chain(older)
+    }
+
+    /// Keeps the promised bytes of a file that this one takes the place of.
+    pub(super) fn inherit(&mut self, stagings: impl Iterator<Item = Arc<Staging>>) {
+        self.inherited.extend(stagings);
     }
 
     /// Whether the present bytes were tried already and failed.
@@ -120,6 +128,7 @@ impl Writer {
                 frozen: false,
                 promised: false,
                 kept: Vec::new(),
+                inherited: Vec::new(),
                 travels: None,
                 sending: None,
                 clean_at: None,
@@ -129,7 +138,7 @@ impl Writer {
                 due: None,
             }),
             prepare: tokio::sync::Mutex::new(()),
-            travelling: tokio::sync::Mutex::new(()),
+            travelling: Arc::default(),
             opened: Instant::now(),
         })
     }
@@ -240,6 +249,7 @@ impl Writer {
         if in_place {
             frozen.staging.retract();
         }
+        inner.inherited.drain(..).for_each(|staging| staging.discard());
         let serial = frozen.staging.serial();
         inner.kept.retain(|older| {
             let newer = older.serial() > serial;
@@ -267,6 +277,7 @@ impl Writer {
             return;
         }
         inner.promised = true;
+        inner.inherited.drain(..).for_each(|staging| staging.discard());
         let travels = inner.travels;
         inner.kept.retain(|older| {
             let needed = Some(older.serial()) == travels;

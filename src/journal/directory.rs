@@ -1,0 +1,276 @@
+//! The journal of one mount: a directory of its own in the state directory, held by a lock.
+//!
+//! In it each staging file and each intent has a numbered directory. A mount that starts takes over the journals that
+//! nobody locks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::journal::intent::{Intent, Noted};
+use crate::journal::stage::Staging;
+
+/// There while a mount is ending.
+const DRAINING: &str = "draining";
+
+/// The journal of one mount, locked for as long as this value lives.
+#[derive(Debug)]
+pub struct Journal {
+    root: PathBuf,
+    own: PathBuf,
+    next: AtomicU64,
+    _lock: File,
+}
+
+impl Journal {
+    /// Makes a directory for this mount in `state_dir`, which must exist.
+    ///
+    /// # Errors
+    /// It cannot be made or locked.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let root = state_dir.join("journal");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        // Made under a hidden name and locked before it is shown: no other mount can adopt it half made.
+        let private = fs::Permissions::from_mode(0o700);
+        let hidden = tempfile::Builder::new().prefix(".new-").permissions(private).tempdir_in(&root)?.keep();
+        let lock = locked(&hidden)?.ok_or(io::ErrorKind::WouldBlock)?;
+        let name = hidden.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let own = root.join(name.trim_start_matches(".new-"));
+        fs::rename(&hidden, &own)?;
+        Ok(Self { root, own, next: AtomicU64::new(1), _lock: lock })
+    }
+
+    /// A new, empty staging file.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn stage(&self) -> io::Result<Staging> {
+        Staging::create(self.slot())
+    }
+
+    /// A staging file with the bytes of `other`, which is frozen.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn stage_copy(&self, other: &Staging) -> io::Result<Staging> {
+        let copy = self.stage()?;
+        io::copy(&mut File::open(other.data())?, &mut copy.file())?;
+        Ok(copy)
+    }
+
+    /// Writes down what is going to be done.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn intend(&self, intent: &Intent) -> io::Result<Noted> {
+        let slot = self.slot();
+        fs::DirBuilder::new().mode(0o700).create(&slot)?;
+        let noted = Noted::at(slot);
+        noted.write(intent).inspect_err(|_| noted.done())?;
+        // The directory's own entry has to survive too.
+        File::open(&self.own)?.sync_all()?;
+        Ok(noted)
+    }
+
+    /// Takes over what mounts that are no more have left, oldest first within each.
+    pub fn adopt(&self) -> Vec<Adopted> {
+        let mut adopted = Vec::new();
+        for mount in subdirectories(&self.root) {
+            if mount == self.own {
+                continue;
+            }
+            let Ok(Some(_lock)) = locked(&mount) else { continue };
+            for entry in subdirectories(&mount) {
+                let slot = self.slot();
+                match fs::rename(&entry, &slot).and_then(|()| Adopted::open(slot)) {
+                    Ok(entry) => adopted.extend(entry),
+                    Err(error) => {
+                        tracing::warn!(%error, entry = %entry.display(), "cannot adopt an entry of a journal");
+                    }
+                }
+            }
+            for file in ["lock", DRAINING] {
+                let _ = fs::remove_file(mount.join(file));
+            }
+            let _ = fs::remove_dir(&mount);
+        }
+        adopted
+    }
+
+    /// Tells mounts that start from now on that this one is ending: what it has comes to the server before they
+    /// look.
+    pub fn begin_draining(&self) {
+        if let Err(error) = File::create(self.own.join(DRAINING)) {
+            tracing::warn!(%error, "a mount that starts now will not wait for this one");
+        }
+    }
+
+    /// Whether another mount is ending.
+    pub fn others_drain(&self) -> bool {
+        subdirectories(&self.root).into_iter().any(|mount| {
+            mount != self.own && mount.join(DRAINING).exists() && matches!(locked(&mount), Ok(None))
+        })
+    }
+
+    fn slot(&self) -> PathBuf {
+        self.own.join(format!("{:08}", self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// What a mount that is no more has left.
+#[derive(Debug)]
+pub enum Adopted {
+    /// Bytes.
+    Staging(Staging),
+    /// Something that it was about to do.
+    Intent(Noted, Intent),
+}
+
+impl Adopted {
+    /// Nothing if the mount died before it had written down what it was about to do.
+    fn open(slot: PathBuf) -> io::Result<Option<Self>> {
+        if slot.join("data").exists() {
+            return Staging::reopen(slot).map(Self::Staging).map(Some);
+        }
+        let noted = Noted::at(slot);
+        match noted.read() {
+            Ok(intent) => Ok(Some(Self::Intent(noted, intent))),
+            Err(error) => {
+                noted.done();
+                if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let empty = subdirectories(&self.own).is_empty();
+        if empty {
+            let _ = fs::remove_dir_all(&self.own);
+        }
+    }
+}
+
+/// Locks a mount's directory; `None` if its mount lives.
+pub(super) fn locked(dir: &Path) -> io::Result<Option<File>> {
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
+    let mut lock = fd_lock::RwLock::new(file.try_clone()?);
+    match lock.try_write() {
+        // The lock belongs to the open file description, which `file` shares, and falls when `file` is closed.
+        Ok(guard) => {
+            let _held = ManuallyDrop::new(guard);
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    Ok(Some(file))
+}
+
+pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Meta;
+
+    fn meta(path: &str) -> Meta {
+        Meta {
+            container: "cntr_1".into(),
+            path: path.to_owned(),
+            replaces: None,
+            also_replaces: Vec::new(),
+            noted_at: 0,
+            mtime: None,
+            mode: None,
+            closed: true,
+            reason: None,
+            refused: false,
+            shelved: false,
+            sent: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_dead_mounts_files_are_adopted_and_a_live_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let dead = Journal::open(dir.path()).unwrap();
+        let staging = dead.stage().unwrap();
+        staging.write_at(b"precious", 0).unwrap();
+        staging.write_meta(&meta("a.txt"), true).unwrap();
+        drop(dead);
+        let live = Journal::open(dir.path()).unwrap();
+        live.stage().unwrap();
+
+        let next = Journal::open(dir.path()).unwrap();
+        let adopted = next.adopt();
+        let [Adopted::Staging(staging)] = adopted.as_slice() else { panic!("{adopted:?}") };
+        assert_eq!(staging.meta().unwrap(), meta("a.txt"));
+        assert_eq!(staging.read_at(0, 100).unwrap(), b"precious");
+        staging.discard();
+        assert!(next.adopt().is_empty());
+    }
+
+    #[test]
+    fn an_intent_is_adopted_until_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let intent = Intent::Delete { container: "cntr_1".into(), ids: vec!["cfile_1".into()] };
+        let dead = Journal::open(dir.path()).unwrap();
+        dead.intend(&intent).unwrap().stage().unwrap();
+        fs::create_dir(dead.slot()).unwrap();
+        drop(dead);
+        let next = Journal::open(dir.path()).unwrap();
+        let adopted = next.adopt();
+        let [Adopted::Intent(noted, found)] = adopted.as_slice() else { panic!("{adopted:?}") };
+        assert_eq!(*found, intent);
+        noted.done();
+        drop(next);
+        assert!(subdirectories(&dir.path().join("journal")).is_empty(), "nothing is left");
+    }
+
+    #[test]
+    fn a_mount_that_ends_is_seen_until_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Journal::open(dir.path()).unwrap();
+        let new = Journal::open(dir.path()).unwrap();
+        assert!(!new.others_drain());
+        old.begin_draining();
+        assert!(new.others_drain() && !old.others_drain());
+        drop(old);
+        assert!(!new.others_drain());
+    }
+
+    #[test]
+    fn a_copy_does_not_follow_its_original() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let frozen = journal.stage().unwrap();
+        frozen.write_at(b"one", 0).unwrap();
+        let copy = journal.stage_copy(&frozen).unwrap();
+        copy.write_at(b"two", 0).unwrap();
+        assert_eq!(frozen.read_at(0, 9).unwrap(), b"one");
+        assert_eq!(copy.read_at(1, 9).unwrap(), b"wo");
+    }
+
+    #[test]
+    fn an_unused_journal_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Journal::open(dir.path()).unwrap());
+        assert!(subdirectories(&dir.path().join("journal")).is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! What is going to be done to the server, written down before it begins and struck out when it is done.
+//!
+//! An upload and the replacement of a version have their intent beside the bytes, in `meta.json`; everything else is
+//! here. An intent that is still there when a mount starts belongs to one that died on the way, and is taken up
+//! again.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{ContainerId, FileId};
+use crate::journal::stage::{Sent, Staging};
+use crate::journal::{note, steps};
+use crate::namespace::records::Attributes;
+
+/// What [`Intent`] is written into.
+pub(super) const NOTE: &str = "intent.json";
+
+/// Something that is going to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "intent", rename_all = "snake_case")]
+pub enum Intent {
+    /// Versions that are not wanted any more.
+    Delete {
+        /// Where they are.
+        container: ContainerId,
+        /// Which.
+        ids: Vec<FileId>,
+    },
+    /// A rename on the server, which is an upload under another name.
+    Rename(Rename),
+    /// A container that is going to be made.
+    CreateContainer {
+        /// Its name.
+        name: String,
+        /// Containers that had the name before.
+        known: Vec<ContainerId>,
+    },
+    /// A file that finds out what the server does to directories; it goes again.
+    Probe {
+        /// Where it is.
+        container: ContainerId,
+        /// Its base name, which is random.
+        base: String,
+    },
+    /// A POST whose answer was lost, and whose bytes nobody wants any more: what it made is deleted once a list
+    /// shows it.
+    Forget {
+        /// Where it went.
+        container: ContainerId,
+        /// What was sent.
+        sent: Sent,
+        /// When, in seconds since the epoch.
+        at: i64,
+    },
+}
+
+/// A rename of a file, or of all files of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rename {
+    /// Where.
+    pub container: ContainerId,
+    /// The old path below the container.
+    pub from: String,
+    /// The new one.
+    pub to: String,
+    /// What has to be sent under a new name.
+    pub moves: Vec<Move>,
+    /// Versions that stood where the renamed file goes.
+    pub replaces: Vec<FileId>,
+    /// Whether every POST has succeeded: from then on there are only versions to be deleted.
+    pub posted: bool,
+}
+
+/// One file of a rename.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The version under the old name.
+    pub id: FileId,
+    /// The new path below the container.
+    pub to: String,
+    /// Ids that the new path had before.
+    pub known: Vec<FileId>,
+    /// What was set here and goes along.
+    #[serde(default)]
+    pub attributes: Attributes,
+    /// The version under the new name, once it is there.
+    pub new: Option<FileId>,
+}
+
+/// An intent on disk. It outlives this value until [`Noted::done`].
+#[derive(Debug)]
+pub struct Noted {
+    dir: PathBuf,
+    next: AtomicU64,
+}
+
+impl Noted {
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Self { dir, next: AtomicU64::new(0) }
+    }
+
+    /// Writes what is intended now, durably.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&self, intent: &Intent) -> io::Result<()> {
+        steps::step();
+        note::write(&self.dir, NOTE, intent, true)
+    }
+
+    pub(super) fn read(&self) -> io::Result<Intent> {
+        note::read(&self.dir, NOTE)
+    }
+
+    /// A staging file for bytes that the server has anyway; it goes with the intent.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn stage(&self) -> io::Result<Staging> {
+        Staging::create(self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string()))
+    }
+
+    /// It is done, or given up.
+    pub fn done(&self) {
+        steps::step();
+        // The note first: what is left of the rest says nothing.
+        let struck = match fs::remove_file(self.dir.join(NOTE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::remove_dir_all(&self.dir),
+        };
+        if let Err(error) = struck {
+            tracing::warn!(%error, dir = %self.dir.display(), "cannot strike out an intent");
+        }
+    }
+}

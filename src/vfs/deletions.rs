@@ -1,0 +1,87 @@
+//! Versions that are not wanted any more: deleted, or named in the journal until they are.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+
+use crate::api::{ContainerId, FileId};
+use crate::journal::{Intent, Noted, steps};
+use crate::vfs::{Error, Result, Vfs};
+
+/// Versions that are still on the server, though nobody is shown them.
+#[derive(Debug)]
+pub(super) struct Unwanted {
+    pub(super) container: ContainerId,
+    pub(super) ids: Vec<FileId>,
+    /// Says so after a crash; none if the disk did not take it.
+    noted: Option<Noted>,
+}
+
+impl Vfs {
+    /// Writes down that versions are going to be deleted.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn intend_deletion(&self, container: &ContainerId, ids: Vec<FileId>) -> Result<Unwanted> {
+        let intent = Intent::Delete { container: container.clone(), ids: ids.clone() };
+        let noted = if ids.is_empty() { None } else { Some(self.journal.intend(&intent)?) };
+        Ok(Unwanted { container: container.clone(), ids, noted })
+    }
+
+    /// Deletes a version that a newer one has replaced. Its failure is not the save's.
+    pub(super) async fn delete_replaced(&self, container: &ContainerId, id: &FileId) {
+        if self.config.no_delete {
+            return;
+        }
+        self.state().records.bury(container, id);
+        self.delete_version(container, id).await;
+    }
+
+    /// Deletes a buried version whose deletion follows from another intent.
+    pub(super) async fn delete_version(&self, container: &ContainerId, id: &FileId) {
+        self.delete(Unwanted { container: container.clone(), ids: vec![id.clone()], noted: None }).await;
+    }
+
+    /// Deletes buried versions. Those that cannot be deleted now are, when the mount ends or the next one begins.
+    pub(super) async fn delete(&self, unwanted: impl Into<Arc<Unwanted>>) {
+        let unwanted = unwanted.into();
+        self.state().undeleted.push(unwanted.clone());
+        let container = &unwanted.container;
+        let kept: Vec<FileId> = futures_util::stream::iter(unwanted.ids.clone())
+            .map(|id| async move {
+                steps::step();
+                let deleted = self.client.delete_file(container, &id).await.map_err(Error::from);
+                let error = deleted.err().filter(|error| !error.is_gone())?;
+                tracing::warn!(%error, "a version that is not wanted any more could not be deleted yet");
+                Some(id)
+            })
+            .buffer_unordered(self.config.max_connections)
+            .filter_map(|id| async { id })
+            .collect()
+            .await;
+        if kept.is_empty() {
+            unwanted.give_up();
+            self.state().undeleted.retain(|other| !Arc::ptr_eq(other, &unwanted));
+        } else if unwanted.noted.is_none() {
+            let noted = self.intend_deletion(container, kept);
+            let noted = noted.inspect_err(|error| tracing::warn!(%error, "a deletion was not written down"));
+            if let Ok(noted) = noted {
+                let mut state = self.state();
+                state.undeleted.retain(|other| !Arc::ptr_eq(other, &unwanted));
+                state.undeleted.push(Arc::new(noted));
+            }
+        }
+    }
+
+    /// Takes up a deletion of an earlier mount.
+    pub(super) async fn resume_deletion(&self, container: ContainerId, ids: Vec<FileId>, noted: Noted) {
+        self.delete(Unwanted { container, ids, noted: Some(noted) }).await;
+    }
+}
+
+impl Unwanted {
+    /// The versions stay: strikes the intent out.
+    pub(super) fn give_up(&self) {
+        self.noted.iter().for_each(Noted::done);
+    }
+}

@@ -1,0 +1,215 @@
+//! Versions under other names: the API has no rename, so each is sent again under its new name.
+//!
+//! It is one intent: all POSTs come before the first DELETE, and one that is refused undoes the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{StreamExt, TryStreamExt};
+
+use crate::api::client::UploadBody;
+use crate::api::{self, ContainerId, FileId};
+use crate::content::Key;
+use crate::journal::intent::{Move, Rename};
+use crate::journal::{Intent, Noted, steps};
+use crate::namespace::inode::Ino;
+use crate::vfs::lost::Lost;
+use crate::vfs::{Error, Result, State, Vfs, commit};
+
+/// Files of a rename that travel at once.
+const AT_ONCE: usize = 8;
+
+/// A version that has to be sent under another name.
+#[derive(Clone, Debug)]
+pub(super) struct Leg {
+    pub(super) ino: Ino,
+    pub(super) old: Arc<api::File>,
+    /// The new path below the container.
+    pub(super) to: String,
+}
+
+/// What is renamed.
+pub(super) struct Journey {
+    pub(super) container: ContainerId,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) legs: Vec<Leg>,
+    /// Versions that stand where the renamed file goes.
+    pub(super) replaces: Vec<FileId>,
+    /// What an earlier mount has begun of it.
+    pub(super) begun: Option<Begun>,
+}
+
+/// A rename that an earlier mount has begun.
+pub(super) struct Begun {
+    pub(super) noted: Noted,
+    /// What it has sent, by the version under the old name.
+    pub(super) sent: HashMap<FileId, Arc<api::File>>,
+}
+
+/// A version that was sent under its new name.
+struct Moved {
+    ino: Ino,
+    old: FileId,
+    new: Arc<api::File>,
+    len: u64,
+}
+
+/// A rename whose versions have all arrived; the old ones are still there.
+pub(super) struct Arrived {
+    noted: Noted,
+    rename: Rename,
+    moved: Vec<Moved>,
+}
+
+impl Vfs {
+    /// Sends every leg, or none.
+    ///
+    /// # Errors
+    /// The first one's; what had been sent is deleted again.
+    pub(super) async fn relocate(self: &Arc<Self>, journey: Journey) -> Result<Arrived> {
+        let mut rename = self.rename_intent(&journey);
+        let intent = Intent::Rename(rename.clone());
+        let (noted, found) = match journey.begun {
+            Some(begun) => (begun.noted, begun.sent),
+            None => (self.journal.intend(&intent)?, HashMap::new()),
+        };
+        let sent: Mutex<Vec<Moved>> = Mutex::default();
+        let outcome: Result<()> = futures_util::stream::iter(journey.legs.clone().into_iter().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, |leg| {
+                let (sent, noted, container, found) = (&sent, &noted, &journey.container, &found);
+                async move {
+                    let moved = match found.get(&leg.old.id) {
+                        Some(file) => Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0)),
+                        None => self.send_copy(container, &leg, noted).await?,
+                    };
+                    sent.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
+                    Ok(())
+                }
+            })
+            .await;
+        let moved = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
+        rename.posted = true;
+        for step in &mut rename.moves {
+            let arrived = moved.iter().find(|moved| moved.old == step.id);
+            step.new = arrived.map(|moved| moved.new.id.clone());
+        }
+        let noted_down = outcome.and_then(|()| Ok(noted.write(&Intent::Rename(rename.clone()))?));
+        if let Err(error) = noted_down {
+            for moved in moved {
+                self.state().records.bury(&journey.container, &moved.new.id);
+                self.delete_version(&journey.container, &moved.new.id).await;
+            }
+            noted.done();
+            return Err(error);
+        }
+        Ok(Arrived { noted, rename, moved })
+    }
+
+    fn rename_intent(&self, journey: &Journey) -> Rename {
+        let state = self.state();
+        let container = state.tree.containers.get(&journey.container).copied();
+        let known = |path: &str| {
+            let versions = container.map(|container| state.versions_of(container, path));
+            versions.into_iter().flatten().collect()
+        };
+        let step = |leg: &Leg| Move {
+            id: leg.old.id.clone(),
+            to: leg.to.clone(),
+            known: known(&leg.to),
+            attributes: state.tree.file(leg.ino).map(|file| file.attributes).unwrap_or_default(),
+            new: None,
+        };
+        Rename {
+            container: journey.container.clone(),
+            from: journey.from.clone(),
+            to: journey.to.clone(),
+            moves: journey.legs.iter().map(step).collect(),
+            replaces: journey.replaces.clone(),
+            posted: false,
+        }
+    }
+
+    /// Sends the bytes of a version again, under a new name.
+    async fn send_copy(self: &Arc<Self>, container: &ContainerId, leg: &Leg, noted: &Noted) -> Result<Moved> {
+        let staging = noted.stage()?;
+        let sent = async {
+            let body = self.downloads.fetch(container, &leg.old);
+            let len = body.copy_to(staging.file()).await?;
+            for found in self.find_lost(container, &leg.to).await? {
+                // What an earlier try has left is nobody's.
+                self.state().tree.unlink(found.ino);
+                self.state().records.bury(container, &found.file.id);
+                self.delete_version(container, &found.file.id).await;
+            }
+            let filename = self.filename(container, &leg.to).await?;
+            let known = {
+                let state = self.state();
+                let ino = state.tree.containers.get(container).copied();
+                ino.map(|ino| state.versions_of(ino, &leg.to)).unwrap_or_default()
+            };
+            let _announced = self.announce(container, &leg.to, len, &known);
+            let body = UploadBody::File { path: staging.data(), len };
+            steps::step();
+            let sent = self.client.upload(container, &filename, body).await;
+            if sent.as_ref().is_err_and(|error| error.may_have_happened) {
+                self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known));
+            }
+            let new = Arc::new(commit::as_uploaded(sent?, len));
+            self.state().not_lost(container, &leg.to, &new.id);
+            if let Err(error) = self.downloads.cache().adopt_copy(&Key::new(container, &new), &staging.data())
+            {
+                tracing::warn!(%error, "an upload was not kept in the cache");
+            }
+            Ok(Moved::of(leg, new, len))
+        }
+        .await;
+        staging.discard();
+        sent.map_err(|error: Error| self.noticed(container, error))
+    }
+
+    /// Deletes what a rename has left behind, and strikes it out.
+    pub(super) async fn finish(&self, arrived: Arrived, replaced: Vec<FileId>) {
+        let news: Vec<&FileId> = arrived.moved.iter().map(|moved| &moved.new.id).collect();
+        let olds = arrived.rename.moves.iter().map(|step| step.id.clone());
+        let gone: Vec<FileId> = olds.chain(replaced).filter(|id| !news.contains(&id)).collect();
+        let container = &arrived.rename.container;
+        {
+            let mut state = self.state();
+            gone.iter().for_each(|id| state.records.bury(container, id));
+        }
+        futures_util::stream::iter(gone)
+            .for_each_concurrent(AT_ONCE, |id| async move { self.delete_version(container, &id).await })
+            .await;
+        arrived.noted.done();
+    }
+}
+
+impl Moved {
+    fn of(leg: &Leg, new: Arc<api::File>, len: u64) -> Self {
+        Self { ino: leg.ino, old: leg.old.id.clone(), new, len }
+    }
+}
+
+impl State {
+    /// The versions of a rename stand for their files from now on. Called when these have their new names. Returns
+    /// versions that nobody wants any more.
+    pub(super) fn arrived(&mut self, arrived: &mut Arrived) -> Vec<FileId> {
+        let mut unwanted = Vec::new();
+        arrived.moved.retain(|moved| {
+            let node = self.tree.get(moved.ino).filter(|node| node.linked);
+            let still_there = node.and_then(|node| node.file()?.id()) == Some(&moved.old);
+            if !still_there {
+                // Removed while it travelled.
+                unwanted.push(moved.new.id.clone());
+                return false;
+            }
+            self.landed(moved.ino, &moved.new, moved.len);
+            if let Some(writer) = self.writers.get(&moved.ino) {
+                writer.inner().base = Some(moved.new.clone());
+            }
+            true
+        });
+        unwanted
+    }
+}

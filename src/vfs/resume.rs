@@ -1,0 +1,206 @@
+//! Intents of earlier mounts, taken up again behind this one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::api::{self, ContainerId, FileId};
+use crate::journal::intent::{Move, Rename};
+use crate::journal::{Intent, Meta, Noted};
+use crate::namespace::inode::Ino;
+use crate::namespace::names;
+use crate::vfs::lost::{self, Lost};
+use crate::vfs::relocate::Begun;
+use crate::vfs::{Error, Result, State, Vfs};
+
+impl Vfs {
+    /// What an intent says of names, before anything is shown.
+    pub(super) fn take_note<'a>(&self, intent: &Intent, unsent: impl Iterator<Item = &'a mut Meta>) {
+        let mut state = self.state();
+        match intent {
+            Intent::Delete { container, ids } => {
+                ids.iter().for_each(|id| state.records.bury(container, id));
+            }
+            Intent::Probe { base, .. } => _ = state.probes.insert(base.clone()),
+            Intent::Rename(rename) if rename.posted => {
+                state.take_note_of_rename(rename);
+                let inside = format!("{}/", rename.from);
+                for meta in unsent.filter(|meta| meta.container == rename.container) {
+                    if let Some(rest) = meta.path.strip_prefix(&inside) {
+                        meta.path = format!("{}/{rest}", rename.to);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes an intent up again, behind the mount.
+    pub(super) fn resume(self: &Arc<Self>, noted: Noted, intent: Intent) {
+        if self.check_deletable().is_err() {
+            // Kept for a mount that may.
+            return;
+        }
+        let vfs = self.clone();
+        self.behind.spawn(async move {
+            match intent {
+                Intent::Delete { container, ids } => vfs.resume_deletion(container, ids, noted).await,
+                Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,
+                Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
+                Intent::Probe { container, base } => vfs.remove_probe(container, &base, noted).await,
+                Intent::Forget { container, sent, at } => {
+                    let mut state = vfs.state();
+                    match Lost::of_intent(container, sent, at, noted) {
+                        Some(lost) => state.add_lost(lost),
+                        None => {}
+                    }
+                }
+            }
+        });
+    }
+
+    async fn remove_probe(self: &Arc<Self>, container: ContainerId, base: &str, noted: Noted) {
+        let files = match self.client.all_files(&container).await.map_err(Error::from) {
+            Ok(files) => files,
+            Err(error) => {
+                if error.is_gone() {
+                    noted.done();
+                }
+                return;
+            }
+        };
+        for file in files.iter().filter(|file| file.path.ends_with(base)) {
+            self.state().records.bury(&container, &file.id);
+            self.delete_version(&container, &file.id).await;
+        }
+        noted.done();
+    }
+
+    async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {
+        if rename.posted {
+            let olds = rename.moves.iter().map(|step| &step.id).chain(&rename.replaces);
+            let news: Vec<&FileId> = rename.moves.iter().filter_map(|step| step.new.as_ref()).collect();
+            let gone = olds.filter(|id| !news.contains(id)).cloned().collect();
+            self.resume_deletion(rename.container, gone, noted).await;
+            return;
+        }
+        if !self.state().tree.containers.contains_key(&rename.container) {
+            noted.done();
+            return;
+        }
+        if let Err(error) = self.rename_again(rename, noted).await {
+            tracing::warn!(%error, "a rename of an earlier mount was not finished; the old names stay");
+        }
+    }
+
+    /// A rename that died among its POSTs: what had been sent is found, the rest is sent.
+    async fn rename_again(self: &Arc<Self>, rename: Rename, noted: Noted) -> Result<()> {
+        self.ensure_listed_since(&rename.container, Instant::now()).await?;
+        let mut sent = HashMap::new();
+        for step in &rename.moves {
+            if let Some((ino, file)) = self.sent_before(&rename.container, step).await? {
+                self.state().tree.unlink(ino);
+                sent.insert(step.id.clone(), file);
+            }
+        }
+        let place = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let Some(&container) = state.tree.containers.get(&rename.container) else { return Ok(()) };
+            let source = state.renamed_before(container, &rename);
+            let (parent, name) = rename.to.rsplit_once('/').unwrap_or(("", &rename.to));
+            let parent = state.tree.directory(container, parent);
+            let target = state.tree.child(parent, name);
+            let is_ours = |ino: Ino| match state.tree.get(ino).map(|node| node.children()) {
+                Some(Some(children)) => children.is_empty(),
+                _ => state
+                    .tree
+                    .file(ino)
+                    .and_then(|file| file.id())
+                    .is_some_and(|id| rename.replaces.contains(id)),
+            };
+            let free = target.is_none_or(is_ours);
+            source.filter(|_| free).map(|source| (source, target, parent, name))
+        };
+        let Some((source, target, parent, name)) = place else {
+            // The old name means something else by now, or the new one does: both stay.
+            if let Some(&container) = self.state().tree.containers.get(&rename.container)
+                && let Some(container) = self.state().tree.container_mut(container)
+            {
+                container.listed = None;
+            }
+            noted.done();
+            return Ok(());
+        };
+        let begun = Some(Begun { noted, sent });
+        if self.state().tree.file(source).is_some() {
+            self.rename_file(source, target, parent, name, begun).await
+        } else {
+            self.rename_directory(source, target, parent, name, begun).await
+        }
+    }
+
+    /// The version that a rename has made before it died: an unknown one under the new name, with the bytes of the
+    /// old one.
+    async fn sent_before(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        step: &Move,
+    ) -> Result<Option<(Ino, Arc<api::File>)>> {
+        let (old, candidates) = {
+            let state = self.state();
+            let Some(&of) = state.tree.containers.get(container) else { return Ok(None) };
+            let files = || state.tree.files().filter(|(_, file)| file.container == of);
+            let old = files().find(|(_, file)| file.id() == Some(&step.id));
+            let Some(old) = old.and_then(|(_, file)| file.server.clone()) else { return Ok(None) };
+            let versions = files().filter_map(|(ino, file)| Some((ino, file.server.clone()?)));
+            let candidates: Vec<_> = versions
+                .filter(|(_, file)| {
+                    file.source == "user"
+                        && file.id != step.id
+                        && !step.known.contains(&file.id)
+                        && names::shown_path(file).join("/") == step.to
+                })
+                .collect();
+            (old, candidates)
+        };
+        for (ino, file) in candidates {
+            let ours = lost::sha256_of(&self.downloads.fetch(container, &old)).await?;
+            if lost::sha256_of(&self.downloads.fetch(container, &file)).await? == ours {
+                return Ok(Some((ino, file)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl State {
+    fn take_note_of_rename(&mut self, rename: &Rename) {
+        for step in &rename.moves {
+            self.records.bury(&rename.container, &step.id);
+            if let Some(new) = &step.new {
+                self.records.remember_file(&rename.container, new, Some(step.to.clone()), step.attributes);
+            }
+        }
+        rename.replaces.iter().for_each(|id| self.records.bury(&rename.container, id));
+        let was_directory = self
+            .records
+            .container(&rename.container)
+            .is_some_and(|records| records.directories.contains(&rename.from))
+            || rename.moves.iter().any(|step| step.to != rename.to);
+        if was_directory {
+            self.move_directory_records(&rename.container, &rename.from, &rename.to);
+        }
+    }
+
+    /// What a rename of an earlier mount was about, if it still has its old name.
+    fn renamed_before(&self, container: Ino, rename: &Rename) -> Option<Ino> {
+        let is_file = matches!(rename.moves.as_slice(), [step] if step.to == rename.to);
+        if !is_file {
+            return self.tree.container(container)?.directories.get(&rename.from).copied();
+        }
+        let id = &rename.moves.first()?.id;
+        let ino = self.tree.container(container)?.files.get(id).copied()?;
+        (self.tree.path(ino) == rename.from).then_some(ino)
+    }
+}
