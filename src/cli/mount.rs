@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::api::ClientConfig;
 use crate::cli::args::{Common, LogFormat, Mount};
 use crate::cli::exit_codes::ExitCode;
-use crate::cli::{key, output, server};
+use crate::cli::{key, output, server, status};
 use crate::daemon::background::{Role, detach};
 use crate::daemon::{Settings, logging, run};
 use crate::fuse::{Options, mounts};
@@ -18,6 +18,9 @@ use crate::vfs;
 
 /// The longest life that the service gives a container, in minutes (API.md "Objects").
 const LIFE_MAX: u64 = 20;
+
+/// How often it is looked whether an earlier mount has ended.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Mounts. Returns when the mount answers, or with `--foreground` when it has ended.
 ///
@@ -95,6 +98,7 @@ fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
     }
     let canonical =
         mountpoint.canonicalize().with_context(|| format!("cannot use the mountpoint {shown}"))?;
+    wait_for_end(&canonical)?;
     if mounts::topmost_at(&canonical)?.is_some_and(|entry| entry.is_ours()) {
         bail!("{shown} is a containerfs mount already: `containerfs unmount {shown}` ends it");
     }
@@ -103,6 +107,24 @@ fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
         bail!("the mountpoint {shown} is not empty: mount on an empty directory");
     }
     Ok(canonical)
+}
+
+/// A mount here that is ending already is waited for.
+fn wait_for_end(mountpoint: &Path) -> io::Result<()> {
+    let mut told = false;
+    while let Some(entry) = mounts::topmost_at(mountpoint)?.filter(mounts::Entry::is_ours)
+        && status::is_ending(&entry)
+    {
+        if !told {
+            eprintln!(
+                "containerfs: the mount at {} is still uploading; waiting for it",
+                mountpoint.display()
+            );
+        }
+        told = true;
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
 }
 
 fn check_fuse(allow_other: bool) -> Result<()> {

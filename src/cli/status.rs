@@ -49,6 +49,11 @@ fn ask(entry: &Entry) -> Value {
     told
 }
 
+/// Whether a mount says that it is ending.
+pub(super) fn is_ending(entry: &Entry) -> bool {
+    ask(entry)["ending"] == json!(true)
+}
+
 fn table(told: &[Value]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);

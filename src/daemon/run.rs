@@ -1,5 +1,6 @@
 //! One mount from its first request to its last upload.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,14 @@ use super::signals::Signals;
 use crate::api::{Client, ErrorKind};
 use crate::emulator::{self, Emulator, Profile};
 use crate::fuse::{self, Session};
+use crate::journal;
 use crate::vfs::{self, Left, Vfs};
 
 /// Threads of the runtime: they wait for the network and the disk, not for the processor.
 const WORKERS: usize = 4;
+
+/// How often it is looked whether an earlier mount has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long the kernel may take to let go of the mount.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
@@ -78,6 +83,10 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     config.cache_dir = config.cache_dir.join(client.account());
     config.state_dir = config.state_dir.join(client.account());
     let server = client.base_url().to_owned();
+    let mut signals = signals;
+    if !config.read_only {
+        wait_for_drains(&config.state_dir, &mut signals).await?;
+    }
     let vfs = Vfs::open(client, config).await.map_err(|error| refusal(&error, &server))?;
     let session = fuse::mount(&vfs, &settings.mountpoint, &settings.fuse, Handle::current())
         .map_err(|error| format!("cannot mount on {}: {error}", settings.mountpoint.display()))?;
@@ -87,6 +96,21 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
         socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;
     Ok(Mounted { vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), _demo: demo })
+}
+
+/// Waits until mounts of this account that are ending have sent what they have: it is shown by none twice.
+async fn wait_for_drains(state_dir: &Path, signals: &mut Signals) -> Result<(), String> {
+    if !journal::is_draining(state_dir) {
+        return Ok(());
+    }
+    eprintln!("containerfs: an earlier mount is still uploading; this one begins when it has ended");
+    while journal::is_draining(state_dir) {
+        tokio::select! {
+            () = signals.next() => return Err("interrupted while an earlier mount was uploading".to_owned()),
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+    Ok(())
 }
 
 impl Mounted {
@@ -105,10 +129,11 @@ impl Mounted {
             // A second signal: whoever sent it does not want to wait.
             () = self.signals.next() => self.vfs.drain(Duration::ZERO).await,
         };
-        drop(self.socket.take());
         if let Err(error) = self.session.unmount() {
             tracing::warn!(%error, "cannot unmount");
         }
+        // Until now it tells a new mount that this one is ending.
+        drop(self.socket.take());
         let _ = tokio::time::timeout(UNMOUNT_WAIT, self.session.ended()).await;
         for item in &left {
             tracing::warn!(name = ?item.name, reason = ?item.reason, "not on the server");

@@ -8,6 +8,6 @@ pub mod scratch;
 pub mod stage;
 pub mod steps;
 
-pub use directory::{Adopted, Journal};
+pub use directory::{Adopted, Journal, is_draining};
 pub use intent::{Intent, Noted};
 pub use stage::{Meta, Staging};

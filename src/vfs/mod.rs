@@ -261,6 +261,7 @@ impl Vfs {
     /// Refuses new changes from now on.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.journal.begin_draining();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -43,6 +43,7 @@ pub(super) struct Journey {
 /// A rename that an earlier mount has begun.
 pub(super) struct Begun {
     pub(super) noted: Noted,
+    pub(super) rename: Rename,
     /// What it has sent, by the version under the old name.
     pub(super) sent: HashMap<FileId, Arc<api::File>>,
 }
@@ -69,10 +70,17 @@ impl Vfs {
     /// The first one's; what had been sent is deleted again.
     pub(super) async fn relocate(self: &Arc<Self>, journey: Journey) -> Result<Arrived> {
         let mut rename = self.rename_intent(&journey);
-        let intent = Intent::Rename(rename.clone());
         let (noted, found) = match journey.begun {
-            Some(begun) => (begun.noted, begun.sent),
-            None => (self.journal.intend(&intent)?, HashMap::new()),
+            Some(begun) => {
+                // What was known before the first of its POSTs, not what is now.
+                let newer = rename.moves.into_iter().filter(|step| !begun.sent.contains_key(&step.id));
+                let newer: Vec<Move> =
+                    newer.filter(|step| begun.rename.moves.iter().all(|old| old.id != step.id)).collect();
+                rename = begun.rename;
+                rename.moves.extend(newer);
+                (begun.noted, begun.sent)
+            }
+            None => (self.journal.intend(&Intent::Rename(rename.clone()))?, HashMap::new()),
         };
         let sent: Mutex<Vec<Moved>> = Mutex::default();
         let outcome: Result<()> = futures_util::stream::iter(journey.legs.clone().into_iter().map(Ok))

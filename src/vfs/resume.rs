@@ -50,9 +50,8 @@ impl Vfs {
                 Intent::Probe { container, base } => vfs.remove_probe(container, &base, noted).await,
                 Intent::Forget { container, sent, at } => {
                     let mut state = vfs.state();
-                    match Lost::of_intent(container, sent, at, noted) {
-                        Some(lost) => state.add_lost(lost),
-                        None => {}
+                    if let Some(lost) = Lost::of_intent(container, sent, at, noted) {
+                        state.add_lost(lost);
                     }
                 }
             }
@@ -110,7 +109,10 @@ impl Vfs {
             let source = state.renamed_before(container, &rename);
             let (parent, name) = rename.to.rsplit_once('/').unwrap_or(("", &rename.to));
             let parent = state.tree.directory(container, parent);
-            let target = state.tree.child(parent, name);
+            // What stood there has another name if the list shows the new version already.
+            let files = state.tree.container(container).map(|container| &container.files);
+            let stood = rename.replaces.iter().find_map(|id| files?.get(id).copied());
+            let target = stood.or_else(|| state.tree.child(parent, name));
             let is_ours = |ino: Ino| match state.tree.get(ino).map(|node| node.children()) {
                 Some(Some(children)) => children.is_empty(),
                 _ => state
@@ -120,7 +122,7 @@ impl Vfs {
                     .is_some_and(|id| rename.replaces.contains(id)),
             };
             let free = target.is_none_or(is_ours);
-            source.filter(|_| free).map(|source| (source, target, parent, name))
+            source.filter(|_| free).map(|source| (source, target, parent, name.to_owned()))
         };
         let Some((source, target, parent, name)) = place else {
             // The old name means something else by now, or the new one does: both stay.
@@ -132,11 +134,11 @@ impl Vfs {
             noted.done();
             return Ok(());
         };
-        let begun = Some(Begun { noted, sent });
+        let begun = Some(Begun { noted, rename, sent });
         if self.state().tree.file(source).is_some() {
-            self.rename_file(source, target, parent, name, begun).await
+            self.rename_file(source, target, parent, &name, begun).await
         } else {
-            self.rename_directory(source, target, parent, name, begun).await
+            self.rename_directory(source, target, parent, &name, begun).await
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Status {
     pub server: String,
     /// Seconds since it was mounted.
     pub uptime_seconds: u64,
+    /// Whether it is ending: new changes are refused, and uploads go on.
+    pub ending: bool,
     /// Live containers that are shown.
     pub containers: usize,
     /// Inodes in memory.
@@ -101,6 +103,7 @@ impl Vfs {
         Status {
             server: self.client.base_url().to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            ending: self.is_stopping(),
             containers: state.tree.containers.len(),
             inodes: state.tree.len(),
             open_files: state.handles.len(),

@@ -107,11 +107,17 @@ impl Env {
 
     /// Mounts with the flags given.
     pub(crate) fn mount(&self, flags: &[&str]) -> Mount {
+        self.mount_with(flags, &[])
+    }
+
+    /// The same with environment variables.
+    pub(crate) fn mount_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Mount {
         let dir = self.mountpoint();
         let log = self.dir.path().join("log");
         let mut command = self.command(&["mount", "--foreground"]);
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
-        let child = command.args(flags).arg(&dir).stderr(stderr).spawn().unwrap();
+        let child =
+            command.envs(variables.iter().copied()).args(flags).arg(&dir).stderr(stderr).spawn().unwrap();
         let mut mount = Mount { dir, child, log };
         wait_until("the mount answers", || {
             if let Some(status) = mount.child.try_wait().unwrap() {

@@ -15,5 +15,6 @@ mod privacy;
 mod reading;
 mod scratch;
 mod startup;
+mod steps;
 mod write_back;
 mod writing;

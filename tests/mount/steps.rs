@@ -1,0 +1,257 @@
+//! A daemon that dies at any step of an intent: whatever it had said is done, and nothing is left half done.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use containerfs::emulator::{Config, Profile};
+use containerfs::journal::steps::FAILPOINT;
+
+use crate::env::{Env, Mount, fuse_is_missing, save};
+
+/// How a process ends that was killed.
+const KILLED: i32 = -1;
+
+/// More steps than any intent has.
+const TOO_MANY: usize = 60;
+
+/// What a container may hold afterwards: bytes by path.
+type Files = BTreeMap<&'static str, &'static str>;
+
+/// One thing that a program does.
+struct Deed {
+    name: &'static str,
+    /// Done before, and done with.
+    before: fn(&Mount),
+    /// Dies on the way. Returns whether it was told of success.
+    deed: fn(&Path) -> bool,
+    /// What may be there if it was not told of success.
+    undone: Vec<Files>,
+    /// What is there if it did.
+    done: Files,
+    flags: &'static [&'static str],
+}
+
+fn put(mount: &Mount, path: &str, bytes: &str) {
+    assert_eq!(save(&mount.path("c").join(path), bytes.as_bytes()), Ok(()));
+}
+
+fn deeds() -> Vec<Deed> {
+    let write_back: &[&str] = &["--write-back", "--write-back-delay", "0s"];
+    let files = |files: &[(&'static str, &'static str)]| files.iter().copied().collect::<Files>();
+    vec![
+        Deed {
+            name: "a new file",
+            before: |_| {},
+            deed: |dir| save(&dir.join("f"), b"new").is_ok(),
+            undone: vec![files(&[])],
+            done: files(&[("f", "new")]),
+            flags: &[],
+        },
+        Deed {
+            name: "an overwritten file",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| save(&dir.join("f"), b"newer").is_ok(),
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[("f", "newer")]),
+            flags: &[],
+        },
+        Deed {
+            name: "an overwritten file with write-back",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| save(&dir.join("f"), b"newer").is_ok(),
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[("f", "newer")]),
+            flags: write_back,
+        },
+        Deed {
+            name: "a removed file",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| fs::remove_file(dir.join("f")).is_ok(),
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[]),
+            flags: &[],
+        },
+        Deed {
+            name: "a removed file with write-back",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| fs::remove_file(dir.join("f")).is_ok(),
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[]),
+            flags: write_back,
+        },
+        Deed {
+            name: "a renamed file",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| fs::rename(dir.join("f"), dir.join("g")).is_ok(),
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[("g", "old")]),
+            flags: &[],
+        },
+        Deed {
+            name: "a file renamed over another",
+            before: |mount| {
+                put(mount, "f", "moves");
+                put(mount, "g", "goes");
+            },
+            deed: |dir| fs::rename(dir.join("f"), dir.join("g")).is_ok(),
+            undone: vec![files(&[("f", "moves"), ("g", "goes")])],
+            done: files(&[("g", "moves")]),
+            flags: &[],
+        },
+        Deed {
+            name: "a save by write-temp-and-rename with write-back",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| {
+                let saved = save(&dir.join("f.new"), b"newer").is_ok();
+                saved && fs::rename(dir.join("f.new"), dir.join("f")).is_ok()
+            },
+            undone: vec![files(&[("f", "old")]), files(&[("f", "old"), ("f.new", "newer")])],
+            done: files(&[("f", "newer")]),
+            flags: &["--write-back", "--write-back-delay", "1h"],
+        },
+        Deed {
+            name: "a renamed directory",
+            before: |mount| {
+                fs::create_dir(mount.path("c/d")).unwrap();
+                put(mount, "d/one", "1");
+                put(mount, "d/two", "2");
+            },
+            deed: |dir| fs::rename(dir.join("d"), dir.join("e")).is_ok(),
+            undone: vec![files(&[("d/one", "1"), ("d/two", "2")])],
+            done: files(&[("e/one", "1"), ("e/two", "2")]),
+            flags: &[],
+        },
+        Deed {
+            name: "the first file of a directory, which needs the probe",
+            before: |mount| fs::create_dir(mount.path("c/d")).unwrap(),
+            deed: |dir| save(&dir.join("d/one"), b"1").is_ok(),
+            undone: vec![files(&[])],
+            done: files(&[("d/one", "1")]),
+            flags: &[],
+        },
+        Deed {
+            name: "a file that vim moves aside",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| {
+                fs::rename(dir.join("f"), dir.join("f~")).is_ok()
+                    && save(&dir.join("f"), b"newer").is_ok()
+                    && fs::remove_file(dir.join("f~")).is_ok()
+            },
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[("f", "newer")]),
+            flags: &[],
+        },
+    ]
+}
+
+/// Every file of the container, as the mount shows it.
+fn shown(mount: &Mount) -> BTreeMap<String, String> {
+    let paths = mount.sh("c", "find . -type f");
+    let read = |path: &str| {
+        let path = path.trim_start_matches("./").to_owned();
+        let bytes = fs::read_to_string(mount.path("c").join(&path)).unwrap();
+        (path, bytes)
+    };
+    paths.lines().map(read).collect()
+}
+
+/// Dies at the step number `step`. Returns whether there was such a step.
+fn dies_at(env: &Env, deed: &Deed, step: usize) -> bool {
+    let id = env.container("c");
+    let mount = env.mount(&[]);
+    (deed.before)(&mount);
+    assert_eq!(mount.unmount(env), (0, 0));
+    let mount = env.mount_with(deed.flags, &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+    let told = (deed.deed)(&mount.path("c"));
+    let died = mount.unmount(env).1 == KILLED;
+
+    let mount = env.mount(&[]);
+    let first_seen = shown(&mount);
+    let log = mount.log();
+    let ended = mount.unmount(env).1;
+    let mount = env.mount(&["--read-only"]);
+    let found = shown(&mount);
+    drop(mount);
+    let is = |files: &Files| {
+        let same = |(path, bytes): (&&str, &&str)| found.get(*path).is_some_and(|found| found == bytes);
+        files.len() == found.len() && files.iter().all(same)
+    };
+    let context = format!(
+        "{}, step {step}, died: {died}, told of success: {told}: first {first_seen:?}, then {found:?}\n{log}",
+        deed.name
+    );
+    assert!(is(&deed.done) || (!told && deed.undone.iter().any(is)), "{context}");
+    assert!(ended == 0 || (ended == 3 && !told), "{ended}: {context}");
+    let on_server: Vec<String> = env.store().files(&id).into_iter().map(|file| file.path).collect();
+    assert_eq!(on_server.len(), found.len(), "{context}: on the server {on_server:?}");
+    died
+}
+
+fn dies_at_every_step_of(name: &str) {
+    let deed = deeds().into_iter().find(|deed| deed.name == name).unwrap();
+    for profile in [Profile::Openai, Profile::Plain] {
+        if fuse_is_missing() {
+            return;
+        }
+        let steps =
+            (0..TOO_MANY).take_while(|step| dies_at(&Env::of(Config::new(profile)), &deed, *step)).count();
+        assert!(steps > 1, "{name}: it died at {steps} steps only; are failpoints compiled in?");
+        assert!(steps < TOO_MANY);
+    }
+}
+
+#[test]
+fn a_new_file() {
+    dies_at_every_step_of("a new file");
+}
+
+#[test]
+fn an_overwritten_file() {
+    dies_at_every_step_of("an overwritten file");
+}
+
+#[test]
+fn an_overwritten_file_with_write_back() {
+    dies_at_every_step_of("an overwritten file with write-back");
+}
+
+#[test]
+fn a_removed_file() {
+    dies_at_every_step_of("a removed file");
+}
+
+#[test]
+fn a_removed_file_with_write_back() {
+    dies_at_every_step_of("a removed file with write-back");
+}
+
+#[test]
+fn a_renamed_file() {
+    dies_at_every_step_of("a renamed file");
+}
+
+#[test]
+fn a_file_renamed_over_another() {
+    dies_at_every_step_of("a file renamed over another");
+}
+
+#[test]
+fn a_save_by_write_temp_and_rename_with_write_back() {
+    dies_at_every_step_of("a save by write-temp-and-rename with write-back");
+}
+
+#[test]
+fn a_renamed_directory() {
+    dies_at_every_step_of("a renamed directory");
+}
+
+#[test]
+fn the_first_file_of_a_directory() {
+    dies_at_every_step_of("the first file of a directory, which needs the probe");
+}
+
+#[test]
+fn a_file_that_vim_moves_aside() {
+    dies_at_every_step_of("a file that vim moves aside");
+}
