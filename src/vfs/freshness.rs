@@ -99,11 +99,12 @@ impl Vfs {
     }
 
     async fn refresh(self: &Arc<Self>, which: Which, since: Option<Instant>) -> Result<()> {
+        let asked = Instant::now();
         loop {
             let flight = {
                 let mut flights = self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
                 // Looked at under this lock: a flight that just landed is seen as fresh, not flown again.
-                if self.is_listed(&which, since) {
+                if self.is_listed(&which, since, asked) {
                     return Ok(());
                 }
                 match flights.get(&which) {
@@ -121,7 +122,8 @@ impl Vfs {
         }
     }
 
-    fn is_listed(&self, which: &Which, since: Option<Instant>) -> bool {
+    /// Whether a list is young enough for who has `asked` then: even a TTL of nothing is kept by a later list.
+    fn is_listed(&self, which: &Which, since: Option<Instant>, asked: Instant) -> bool {
         let state = self.state();
         let listed = match which {
             None => state.tree.listed,
@@ -132,7 +134,7 @@ impl Vfs {
         };
         listed.is_some_and(|listed| match since {
             Some(since) => listed >= since,
-            None => listed.elapsed() < self.config.ttl,
+            None => listed >= asked || listed.elapsed() < self.config.ttl,
         })
     }
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
-use containerfs::emulator::{Config, Profile, Quirks, ReplaceByName};
+use containerfs::emulator::{Config, Fault, Profile, Quirks, ReplaceByName, StoredFile};
 
-use crate::env::{Env, fuse_is_missing, noise, sha256, wait_until};
+use crate::env::{Env, fuse_is_missing, noise, on_both_profiles, sha256, wait_until};
 
 const PROFILES: [Profile; 2] = [Profile::Openai, Profile::Plain];
 
@@ -204,4 +204,30 @@ fn over_the_limit_of_the_server_is_efbig() {
             assert_eq!(fs::read(mount.path("c/big")).unwrap(), noise(100_001), "the bytes are kept");
         },
     );
+}
+
+#[test]
+fn a_list_that_is_faster_than_the_reply_to_an_upload_shows_the_file_once() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "0s", "--timeout", "3s"]);
+        for bytes in ["first", "second"] {
+            env.inject(Upload, Fault::HangAfter);
+            std::thread::scope(|scope| {
+                let saved = scope.spawn(|| crate::env::save(&mount.path("c/f"), bytes.as_bytes()));
+                wait_until("the server has it", || {
+                    let versions = env.versions(&id, "f");
+                    let content = |file: &StoredFile| env.store().content(&id, &file.id);
+                    versions.iter().any(|file| content(file).as_deref() == Some(bytes.as_bytes()))
+                });
+                assert_eq!(mount.names("c"), ["f"], "{bytes}");
+                assert_eq!(fs::read(mount.path("c/f")).unwrap(), bytes.as_bytes());
+                env.emulator.faults().clear();
+                assert!(saved.join().unwrap().is_err(), "the answer never came");
+            });
+            assert_eq!(crate::env::save(&mount.path("c/f"), bytes.as_bytes()), Ok(()));
+            assert_eq!(mount.names("c"), ["f"], "{bytes}");
+            assert_eq!(env.bytes_on_server(&id, "f"), bytes.as_bytes());
+        }
+    });
 }

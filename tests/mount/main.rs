@@ -16,5 +16,6 @@ mod reading;
 mod scratch;
 mod startup;
 mod steps;
+mod tools;
 mod write_back;
 mod writing;

@@ -246,3 +246,46 @@ fn completions_and_the_manual_page_are_printed() {
     }
     assert!(run(&["man"]).contains(".TH"));
 }
+
+#[test]
+fn a_mount_waits_for_one_that_still_uploads_and_says_so() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mut old = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        fs::write(old.path("c/f"), "precious").unwrap();
+        env.emulator.set_latency(Duration::from_millis(700));
+        assert!(std::process::Command::new("umount").arg(&old.dir).status().unwrap().success());
+        let other = env.dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        let output = env.command(&["mount"]).arg(&other).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("still uploading"), "{said}");
+        assert_eq!(old.wait(), 0, "it has ended by now");
+        assert_eq!(fs::read(other.join("c/f")).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(other.join("c")).unwrap().count(), 1);
+        assert!(env.command(&["unmount"]).arg(&other).status().unwrap().success());
+        assert_eq!(env.versions(&id, "f").len(), 1);
+    });
+}
+
+#[test]
+fn a_mountpoint_whose_mount_is_ending_is_waited_for() {
+    on_openai(|env| {
+        env.container("c");
+        let mut old = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        fs::write(old.path("c/f"), "precious").unwrap();
+        env.emulator.set_latency(Duration::from_millis(700));
+        let mut unmount = env.command(&["unmount"]).arg(&old.dir).spawn().unwrap();
+        wait_until("it is ending", || {
+            let status = env.command(&["status", "--json"]).arg(&old.dir).output().unwrap();
+            String::from_utf8_lossy(&status.stdout).contains("\"ending\": true")
+        });
+        let output = env.command(&["mount"]).arg(&old.dir).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("still uploading"), "{said}");
+        assert!(unmount.wait().unwrap().success());
+        assert_eq!(old.wait(), 0);
+        assert_eq!(fs::read(old.path("c/f")).unwrap(), b"precious");
+        assert!(env.command(&["unmount"]).arg(&old.dir).status().unwrap().success());
+    });
+}

@@ -255,3 +255,27 @@ fn the_first_file_of_a_directory() {
 fn a_file_that_vim_moves_aside() {
     dies_at_every_step_of("a file that vim moves aside");
 }
+
+#[test]
+fn a_new_container() {
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        env.container("beside");
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let told = fs::create_dir(mount.path("made")).is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+        let mount = env.mount(&[]);
+        assert_eq!(mount.unmount(&env), (0, 0));
+        let made = env.store().containers().into_iter().filter(|container| container.name == "made").count();
+        // Before its intent was written nothing had been asked for.
+        assert!(made == 1 || (made == 0 && !told && step == 0), "step {step}: {made} containers");
+        let mount = env.mount(&["--read-only"]);
+        assert_eq!(mount.names("").len(), 1 + made);
+        died
+    };
+    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
+    assert!(steps > 1, "it died at {steps} steps only");
+}
