@@ -46,6 +46,10 @@ impl Vfs {
             (state.writers.get(&ino).cloned(), self.scratch_class(&state, ino))
         };
         let Some(writer) = writer else { return Ok(()) };
+        if !last_close && writer.len() == Some(0) {
+            // Its upload waits for the last close; after a crash it is an empty file all the same.
+            return self.promise(ino, &writer);
+        }
         let delay = match (class, self.config.write_back) {
             (Some(Class::Local), _) => return self.promise(ino, &writer),
             (Some(Class::Deferred), _) => GRACE,
@@ -161,7 +165,7 @@ impl Vfs {
                 state.failures.insert(ino, Left { name: destination.path.clone(), reason: reason.clone() });
                 drop(guard);
                 if let Some(mut meta) = self.meta(ino, Some(&destination)) {
-                    (meta.reason, meta.refused) = (Some(reason), refused);
+                    (meta.reason, meta.refused, meta.noted_at) = (Some(reason), refused, frozen.noted_at());
                     let kept = frozen.staging.sync().and_then(|()| frozen.staging.write_meta(&meta, true));
                     if let Err(error) = kept {
                         tracing::error!(%error, "unsent bytes could not be made durable");
@@ -252,6 +256,7 @@ impl Vfs {
             if !meta.sent.contains(&sending) {
                 meta.sent.push(sending);
             }
+            meta.noted_at = frozen.noted_at();
             let staging = frozen.staging.clone();
             let noted = tokio::task::spawn_blocking(move || {
                 staging.sync()?;
@@ -286,8 +291,8 @@ impl Vfs {
         let mut ours = None;
         let mut state = self.state();
         for version in found {
-            if version.ino != ino {
-                state.tree.unlink(version.ino);
+            if let Some(shown) = version.ino.filter(|shown| *shown != ino) {
+                state.tree.unlink(shown);
             }
             if ours.is_none() && version.lost.sha256 == sha256 {
                 ours = Some((*version.file).clone());

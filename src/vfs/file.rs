@@ -254,7 +254,7 @@ impl Vfs {
     /// The outcome of the upload.
     pub async fn flush(self: &Arc<Self>, handle: u64, thread: u32) -> Result<()> {
         let Some((ino, handle)) = self.dirty_handle(handle)? else { return Ok(()) };
-        if !self.is_the_save(ino, &handle, thread) {
+        if !self.is_the_save(ino, &handle, thread) || self.is_handed_on_empty(ino, &handle) {
             return Ok(());
         }
         self.save(ino, false).await
@@ -282,6 +282,14 @@ impl Vfs {
         others.sort_unstable();
         others.dedup();
         !others.into_iter().any(|other| descriptors::holds(other, mount, ino.0))
+    }
+
+    /// Whether a file in which nothing is yet was handed to a child: `open` and `fork` and `close`, as a shell does
+    /// for `command > file`.
+    fn is_handed_on_empty(&self, ino: Ino, handle: &Handle) -> bool {
+        let empty = self.state().local_len(ino) == Some(0);
+        let Some(&mount) = self.mount_id.get().filter(|_| empty) else { return false };
+        descriptors::descendants_hold(handle.opener, mount, ino.0)
     }
 
     /// Saves what was written so far.

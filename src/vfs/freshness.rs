@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, WeakShared};
 
 use crate::api::{ContainerId, File};
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -15,9 +15,9 @@ use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 /// Which list: of containers, or of the files of one.
 type Which = Option<ContainerId>;
 
-/// Lists under way.
+/// Lists under way. Each belongs to its task, which ends with the runtime.
 #[derive(Default)]
-pub(super) struct Refreshes(Mutex<HashMap<Which, Shared<BoxFuture<'static, Result<()>>>>>);
+pub(super) struct Refreshes(Mutex<HashMap<Which, WeakShared<BoxFuture<'static, Result<()>>>>>);
 
 impl Vfs {
     /// When the list was asked for that `ino` comes from. A container comes from the list of containers.
@@ -107,11 +107,11 @@ impl Vfs {
                 if self.is_listed(&which, since, asked) {
                     return Ok(());
                 }
-                match flights.get(&which) {
-                    Some(flight) => flight.clone(),
+                match flights.get(&which).and_then(WeakShared::upgrade) {
+                    Some(flight) => flight,
                     None => {
                         let flight = self.clone().fly(which.clone()).boxed().shared();
-                        flights.insert(which.clone(), flight.clone());
+                        flights.extend(flight.downgrade().map(|flight| (which.clone(), flight)));
                         // A task of its own: a caller that goes away takes nobody else's list with it.
                         tokio::spawn(flight.clone());
                         flight
@@ -176,6 +176,9 @@ impl Vfs {
             let is_probe = state.probes.iter().any(|base| file.path.ends_with(base.as_str()));
             !is_probe && !state.is_arriving(id, file)
         });
+        if !state.lost.is_empty() {
+            state.withhold(id, &mut files);
+        }
         let replaced = state.to_be_replaced();
         match state.tree.containers.get(id).copied() {
             Some(ino) => {

@@ -39,7 +39,8 @@ pub(super) struct Lost {
 
 /// A version that a lost POST has made.
 pub(super) struct FoundVersion {
-    pub(super) ino: Ino,
+    /// What shows it, if anything does.
+    pub(super) ino: Option<Ino>,
     pub(super) file: Arc<api::File>,
     pub(super) lost: Lost,
 }
@@ -63,52 +64,54 @@ impl Vfs {
         let mut found = Vec::new();
         for mut lost in lost {
             lost.known.extend(found.iter().map(|other: &FoundVersion| other.file.id.clone()));
-            found.extend(self.version_of(lost).await?);
+            if let Some(version) = self.version_of(lost).await?
+                && self.state().found(&version)
+            {
+                found.push(version);
+            }
         }
         Ok(found)
     }
 
-    /// Deletes what lost POSTs have made and newer saves have replaced; called behind a fresh list.
+    /// Deletes what lost POSTs have made and newer saves have replaced; called behind a fresh list. What has not been
+    /// saved since waits, unseen, for the next try to find it.
     pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId) {
-        let lost: Vec<Lost> = {
-            let state = self.state();
-            let settled =
-                |lost: &&Lost| !lost.is_forgotten() && !state.is_unsent(&lost.container, &lost.path);
-            state.lost_posts(&container).filter(settled).cloned().collect()
-        };
+        let lost: Vec<Lost> =
+            self.state().lost_posts(&container).filter(|lost| !lost.is_forgotten()).cloned().collect();
         for lost in lost {
             let Ok(Some(found)) = self.version_of(lost).await else { continue };
             {
                 let mut guard = self.state();
                 let state = &mut *guard;
-                if state.is_unsent(&container, &found.lost.path) {
+                if state.is_unsent(&container, &found.lost.path) || !state.found(&found) {
                     continue;
                 }
                 state.records.bury(&container, &found.file.id);
-                state.tree.unlink(found.ino);
+                found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
             }
             self.delete_version(&container, &found.file.id).await;
         }
     }
 
-    /// The version that a lost POST has made, if the tree shows it: same path, same length, same bytes, and an id
-    /// that was not known before. It is lost no longer.
+    /// The version that a lost POST has made, if a list has shown it: same path, same length, same bytes, and an id
+    /// that was not known before.
     async fn version_of(self: &Arc<Self>, lost: Lost) -> Result<Option<FoundVersion>> {
-        let candidates: Vec<(Ino, Arc<api::File>)> = {
+        let candidates: Vec<(Option<Ino>, Arc<api::File>)> = {
             let state = self.state();
             let Some(&container) = state.tree.containers.get(&lost.container) else { return Ok(None) };
             let of_container = state.tree.files().filter(|(_, file)| file.container == container);
-            let versions = of_container.filter_map(|(ino, file)| Some((ino, file.server.clone()?)));
+            let shown = of_container.filter_map(|(ino, file)| Some((Some(ino), file.server.clone()?)));
+            let withheld = state.withheld.get(&lost.container).into_iter().flatten();
+            let versions = shown.chain(withheld.map(|file| (None, file.clone())));
             versions.filter(|(_, file)| lost.may_be(file)).collect()
         };
         for (ino, file) in candidates {
             let body = self.downloads.fetch(&lost.container, &file);
             if sha256_of(&body).await? == lost.sha256 {
-                let found = |other: &Lost| other.is_same(&lost);
-                for found in self.state().lost.extract_if(.., |other| found(other)) {
-                    found.strike_out();
-                }
                 return Ok(Some(FoundVersion { ino, file, lost }));
+            }
+            if ino.is_none() {
+                self.state().is_a_strangers(&lost, &file.id);
             }
         }
         Ok(None)
@@ -195,6 +198,41 @@ impl State {
             }
             None => self.lost.push(lost),
         }
+    }
+
+    /// What a lost POST has made is known: it is lost no longer. False if somebody else has found it meanwhile, or
+    /// it has turned out to be another upload's.
+    fn found(&mut self, version: &FoundVersion) -> bool {
+        let still_lost = |other: &Lost| other.is_same(&version.lost) && other.may_be(&version.file);
+        if !self.lost.iter().any(still_lost) {
+            return false;
+        }
+        for found in self.lost.extract_if(.., |other| other.is_same(&version.lost)) {
+            found.strike_out();
+        }
+        if let Some(withheld) = self.withheld.get_mut(&version.lost.container) {
+            withheld.retain(|file| file.id != version.file.id);
+        }
+        true
+    }
+
+    /// A version that was withheld is somebody else's after all: the next list shows it.
+    fn is_a_strangers(&mut self, lost: &Lost, id: &FileId) {
+        for other in self.lost.iter_mut().filter(|other| other.is_same(lost)) {
+            other.known.insert(id.clone());
+        }
+        if let Some(ino) = self.tree.containers.get(&lost.container).copied()
+            && let Some(container) = self.tree.container_mut(ino)
+        {
+            container.listed = None;
+        }
+    }
+
+    /// Takes out of a list what lost POSTs may have made: it belongs to files that are shown anyway.
+    pub(super) fn withhold(&mut self, container: &ContainerId, files: &mut Vec<api::File>) {
+        let may_be_ours = |file: &api::File| self.lost_posts(container).any(|lost| lost.may_be(file));
+        let withheld: Vec<_> = files.extract_if(.., |file| may_be_ours(file)).map(Arc::new).collect();
+        self.withheld.insert(container.clone(), withheld);
     }
 
     /// A version under this path was not made by any lost POST.

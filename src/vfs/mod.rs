@@ -172,6 +172,8 @@ struct State {
     sending: sending::Sending,
     /// POSTs whose answer was lost.
     lost: Vec<lost::Lost>,
+    /// Listed versions that lost POSTs may have made, and that nobody is shown.
+    withheld: HashMap<ContainerId, Vec<Arc<crate::api::File>>>,
     /// Adopted staging files that are not to be sent.
     unfinished: Vec<drain::Left>,
 }
@@ -218,6 +220,7 @@ impl Vfs {
             probes: std::collections::HashSet::new(),
             sending: sending::Sending::default(),
             lost: Vec::new(),
+            withheld: HashMap::new(),
             unfinished: Vec::new(),
         };
         let ahead = tokio::sync::Semaphore::new((config.max_connections * 7 / 8).max(1));

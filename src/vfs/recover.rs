@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::api::{self, FileId};
-use crate::journal::{Adopted, Meta, Staging};
+use crate::journal::{Adopted, Intent, Meta, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
 use crate::namespace::records::Attributes;
@@ -23,6 +23,12 @@ impl Vfs {
         for adopted in self.journal.adopt() {
             match adopted {
                 Adopted::Staging(staging) => stagings.push((staging.meta(), staging)),
+                Adopted::Intent(noted, Intent::Forget { container, sent, at }) => {
+                    // Known before anything is looked for or sent.
+                    if let Some(lost) = Lost::of_intent(container, sent, at, noted) {
+                        self.state().add_lost(lost);
+                    }
+                }
                 Adopted::Intent(noted, intent) => intents.push((noted, intent)),
             }
         }

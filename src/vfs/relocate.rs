@@ -146,7 +146,7 @@ impl Vfs {
             let len = body.copy_to(staging.file()).await?;
             for found in self.find_lost(container, &leg.to).await? {
                 // What an earlier try has left is nobody's.
-                self.state().tree.unlink(found.ino);
+                found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
                 self.state().records.bury(container, &found.file.id);
                 self.delete_version(container, &found.file.id).await;
             }

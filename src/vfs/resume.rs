@@ -9,7 +9,7 @@ use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
-use crate::vfs::lost::{self, Lost};
+use crate::vfs::lost;
 use crate::vfs::relocate::Begun;
 use crate::vfs::{Error, Result, State, Vfs};
 
@@ -48,12 +48,8 @@ impl Vfs {
                 Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,
                 Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
                 Intent::Probe { container, base } => vfs.remove_probe(container, &base, noted).await,
-                Intent::Forget { container, sent, at } => {
-                    let mut state = vfs.state();
-                    if let Some(lost) = Lost::of_intent(container, sent, at, noted) {
-                        state.add_lost(lost);
-                    }
-                }
+                // Taken in with the bytes that are not sent yet: it has to be known before any of them is.
+                Intent::Forget { .. } => {}
             }
         });
     }

@@ -116,6 +116,14 @@ pub(super) struct Frozen {
     pub(super) len: u64,
 }
 
+impl Frozen {
+    /// When these bytes were closed, in nanoseconds since the epoch: a note about their upload makes them no younger.
+    pub(super) fn noted_at(&self) -> i64 {
+        let closed = self.staging.meta().filter(|meta| meta.closed);
+        closed.map_or_else(attr::now, |meta| meta.noted_at)
+    }
+}
+
 impl Writer {
     pub(super) fn new(base: Option<Arc<api::File>>) -> Arc<Self> {
         Arc::new(Self {
@@ -472,21 +480,21 @@ impl Vfs {
         if self.config.no_overwrite && handle.is_none() {
             return Err(Error::quiet(libc::EPERM));
         }
-        if handle.is_none() && self.state().local_len(ino).is_none() {
+        if self.state().local_len(ino).is_none() {
             self.ensure_size(ino).await?;
-            let same = self.state().tree.file(ino).is_some_and(|file| self.size_of(file) == Some(size));
-            if same {
-                return Ok(());
-            }
         }
-        let mut writer = self.prepare(ino, size).await?;
-        if writer.len() == Some(size) && handle.is_none() {
+        let present = {
+            let state = self.state();
+            state.local_len(ino).or_else(|| self.size_of(state.tree.file(ino)?))
+        };
+        if present == Some(size) {
             return Ok(());
         }
-        while writer.len() != Some(size) {
-            match writer.set_len(size) {
-                Some(done) => done?,
-                None => writer = self.prepare(ino, size).await?,
+        loop {
+            // Of a version that is not here only what stays is fetched, so its length tells nothing now.
+            if let Some(done) = self.prepare(ino, size).await?.set_len(size) {
+                done?;
+                break;
             }
         }
         self.state().touched(ino);
