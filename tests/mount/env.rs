@@ -41,7 +41,7 @@ pub(crate) fn program_is_missing(program: &str) -> bool {
     is_missing(program, !found)
 }
 
-fn is_missing(what: &str, missing: bool) -> bool {
+pub(crate) fn is_missing(what: &str, missing: bool) -> bool {
     if missing {
         assert!(std::env::var_os("CI").is_none(), "{what} is missing, and on CI nothing is skipped");
         eprintln!("\n*** SKIPPED: this test needs {what}, which this machine doesn't have ***\n");
