@@ -3,8 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -200,9 +202,34 @@ impl Client {
     /// # Errors
     /// The server's; `may_have_happened` tells whether it may be there all the same.
     pub async fn upload(&self, container: &ContainerId, filename: &str, body: UploadBody) -> Result<File> {
+        self.upload_watched(container, filename, body, Arc::default()).await
+    }
+
+    /// Uploads a file; `sent` tells how many bytes of the present attempt have gone out, a few hundred of the form
+    /// around the file included.
+    ///
+    /// # Errors
+    /// The server's; `may_have_happened` tells whether it may be there all the same.
+    pub async fn upload_watched(
+        &self,
+        container: &ContainerId,
+        filename: &str,
+        body: UploadBody,
+        sent: Arc<AtomicU64>,
+    ) -> Result<File> {
+        self.json(self.upload_call(container, filename, body, sent)?).await
+    }
+
+    pub(super) fn upload_call(
+        &self,
+        container: &ContainerId,
+        filename: &str,
+        body: UploadBody,
+        sent: Arc<AtomicU64>,
+    ) -> Result<Call> {
         let url = self.url("upload", &["containers", container.as_str(), "files"], &())?;
-        let payload = Payload::File { filename: filename.to_owned(), body };
-        self.json(Call { operation: "upload", method: Method::POST, url, payload }).await
+        let payload = Payload::File { filename: filename.to_owned(), body, sent };
+        Ok(Call { operation: "upload", method: Method::POST, url, payload })
     }
 
     /// Attaches a file of the Files API.
@@ -210,15 +237,13 @@ impl Client {
     /// # Errors
     /// The server's.
     pub async fn attach(&self, container: &ContainerId, file_id: &str) -> Result<File> {
+        self.json(self.attach_call(container, file_id)?).await
+    }
+
+    pub(super) fn attach_call(&self, container: &ContainerId, file_id: &str) -> Result<Call> {
         let url = self.url("attach", &["containers", container.as_str(), "files"], &())?;
         let json = serde_json::json!({ "file_id": file_id }).to_string();
-        self.json(Call {
-            operation: "attach",
-            method: Method::POST,
-            url,
-            payload: Payload::Json(json.into()),
-        })
-        .await
+        Ok(Call { operation: "attach", method: Method::POST, url, payload: Payload::Json(json.into()) })
     }
 
     /// One file.
@@ -295,14 +320,19 @@ impl Client {
     }
 
     async fn delete(&self, operation: &'static str, url: Url) -> Result<Deleted> {
+        // Other servers answer a delete with nothing, or with something else.
+        Ok(serde_json::from_slice(&self.delete_body(operation, url).await?).unwrap_or_default())
+    }
+
+    /// The body of the reply to a DELETE, which need not be JSON.
+    pub(super) async fn delete_body(&self, operation: &'static str, url: Url) -> Result<Bytes> {
         let call = Call { operation, method: Method::DELETE, url, payload: Payload::Nothing };
         let body = self.0.transport.call(&call).await?;
         let told = Told::parse(&body, self.redactor());
         if told.is_error() {
             return Err(Error::new(ErrorKind::Protocol, operation, told.message));
         }
-        // Other servers answer a delete with nothing, or with something else.
-        Ok(serde_json::from_slice(&body).unwrap_or_default())
+        Ok(body)
     }
 
     pub(super) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {

@@ -1,5 +1,8 @@
 //! The nine operations with replies as they came, for who wants every field.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use bytes::Bytes;
 use reqwest::Method;
 use serde_json::Value;
@@ -9,6 +12,7 @@ use crate::api::client::Client;
 use crate::api::error::{Error, ErrorKind, Result};
 use crate::api::model::{ContainerId, FileId, ListParams};
 use crate::api::transport::{Call, Payload};
+use crate::api::upload::UploadBody;
 
 /// A client whose replies are JSON as the server sent it.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,49 @@ impl Raw<'_> {
         self.send("retrieve file", Method::GET, url, Payload::Nothing).await
     }
 
+    /// Uploads a file; `sent` tells how many bytes have gone out.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn upload(
+        self,
+        container: &ContainerId,
+        filename: &str,
+        body: UploadBody,
+        sent: Arc<AtomicU64>,
+    ) -> Result<Value> {
+        self.call(self.0.upload_call(container, filename, body, sent)?).await
+    }
+
+    /// Attaches a file of the Files API.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn attach(self, container: &ContainerId, file_id: &str) -> Result<Value> {
+        self.call(self.0.attach_call(container, file_id)?).await
+    }
+
+    /// Deletes a container; null if the reply is not JSON.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn delete_container(self, container: &ContainerId) -> Result<Value> {
+        self.delete("delete container", &["containers", container.as_str()]).await
+    }
+
+    /// Deletes a file; null if the reply is not JSON.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn delete_file(self, container: &ContainerId, file: &FileId) -> Result<Value> {
+        self.delete("delete file", &["containers", container.as_str(), "files", file.as_str()]).await
+    }
+
+    async fn delete(self, operation: &'static str, parts: &[&str]) -> Result<Value> {
+        let body = self.0.delete_body(operation, self.0.url(operation, parts, &())?).await?;
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
+    }
+
     async fn send(
         self,
         operation: &'static str,
@@ -69,8 +116,12 @@ impl Raw<'_> {
         url: Url,
         payload: Payload,
     ) -> Result<Value> {
-        let posts = method == Method::POST;
-        let reply: Value = self.0.json(Call { operation, method, url, payload }).await?;
+        self.call(Call { operation, method, url, payload }).await
+    }
+
+    async fn call(self, call: Call) -> Result<Value> {
+        let (posts, operation) = (call.method == Method::POST, call.operation);
+        let reply: Value = self.0.json(call).await?;
         // API.md "Wire": 200 with an error body.
         match reply.get("error").filter(|error| !error.is_null()) {
             None => Ok(reply),

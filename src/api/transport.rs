@@ -38,7 +38,12 @@ const METADATA_AT_ONCE: usize = 16;
 pub(super) enum Payload {
     Nothing,
     Json(Bytes),
-    File { filename: String, body: UploadBody },
+    File {
+        filename: String,
+        body: UploadBody,
+        /// Counts the bytes of the present attempt, the form around them included, for whoever shows progress.
+        sent: Arc<AtomicU64>,
+    },
 }
 
 /// One call of an operation.
@@ -179,13 +184,14 @@ impl Transport {
         request = match &call.payload {
             Payload::Nothing => request,
             Payload::Json(json) => request.header(CONTENT_TYPE, "application/json").body(json.clone()),
-            Payload::File { filename, body } => {
+            Payload::File { filename, body, sent } => {
+                sent.store(0, Ordering::Relaxed);
                 let form = Form::new(filename, body.len());
                 let moved = moved.unwrap_or_default();
                 request
                     .header(CONTENT_TYPE, &form.content_type)
                     .header(CONTENT_LENGTH, form.length)
-                    .body(form.body(body, moved))
+                    .body(form.body(body, moved, sent.clone()))
             }
         };
         request = if call.operation == "content" {

@@ -62,14 +62,20 @@ impl Form {
         Self { content_type: format!("multipart/form-data; boundary={boundary}"), length, head, tail }
     }
 
-    /// The form around `body`; `moved` counts the bytes that went out.
-    pub(super) fn body(&self, body: &UploadBody, moved: Arc<AtomicU64>) -> reqwest::Body {
+    /// The form around `body`; `moved` and `told` count the bytes that went out.
+    pub(super) fn body(
+        &self,
+        body: &UploadBody,
+        moved: Arc<AtomicU64>,
+        told: Arc<AtomicU64>,
+    ) -> reqwest::Body {
         let content = match body {
             UploadBody::Bytes(bytes) if bytes.len() <= CHUNK => {
                 let mut whole = BytesMut::with_capacity(self.head.len() + bytes.len() + self.tail.len());
                 whole.extend_from_slice(&self.head);
                 whole.extend_from_slice(bytes);
                 whole.extend_from_slice(&self.tail);
+                told.fetch_add(whole.len() as u64, Ordering::Relaxed);
                 return whole.freeze().into();
             }
             UploadBody::Bytes(bytes) => {
@@ -91,6 +97,7 @@ impl Form {
         let once = |bytes: &Bytes| stream::iter([Ok::<_, std::io::Error>(bytes.clone())]);
         let counted = once(&self.head).chain(content).chain(once(&self.tail)).inspect_ok(move |chunk| {
             moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            told.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         });
         reqwest::Body::wrap_stream(counted)
     }

@@ -33,8 +33,14 @@ pub struct Common {
     /// File that holds the API key.
     #[arg(long, global = true, env = "OPENAI_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
-    /// Server, up to and including /v1 [default: <https://api.openai.com/v1>].
-    #[arg(long, global = true, env = "OPENAI_BASE_URL", value_name = "URL")]
+    /// Server, up to and including /v1.
+    #[arg(
+        long,
+        global = true,
+        env = "OPENAI_BASE_URL",
+        value_name = "URL",
+        help = "Server, up to and including /v1 [default: https://api.openai.com/v1]"
+    )]
     pub base_url: Option<String>,
     /// Organization to bill.
     #[arg(long, global = true, env = "OPENAI_ORG_ID", value_name = "ID")]
@@ -444,8 +450,8 @@ pub struct Paging {
     /// By creation.
     #[arg(long)]
     pub order: Option<Order>,
-    /// With --format jsonl: how many items of all pages to print; -1 for all [default: all].
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    /// How many items, of as many pages as it takes; -1 for all [default: one page, with --format jsonl all].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub max_items: Option<i64>,
     /// How to print.
     #[command(flatten)]

@@ -1,18 +1,15 @@
 //! The nine operations as commands.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::api::client::UploadBody;
 use crate::api::model::{ListParams, Order};
-use crate::api::{Client, ContainerId, FileId};
+use crate::api::{ContainerId, FileId};
 use crate::cli::args::{self, Common, ContainerRef, Containers, Content, FileRef, Files, FormatKind, Paging};
 use crate::cli::exit_codes::ExitCode;
+use crate::cli::transfer::{self, Source};
 use crate::cli::{format, output, server};
 
 /// Items of a page when all pages are wanted.
@@ -28,7 +25,7 @@ pub(super) fn containers(command: &Containers, common: &Common) -> Result<ExitCo
         Containers::Create { name, expires_after, file_id, memory_limit, network_policy, skill, format } => {
             let mut params = json!({ "name": name });
             let given = [
-                ("expires_after", expires_after.clone()),
+                ("expires_after", expires_after.clone().map(anchored)),
                 ("memory_limit", memory_limit.clone().map(Value::String)),
                 ("network_policy", network_policy.clone()),
                 ("file_ids", (!file_id.is_empty()).then(|| json!(file_id))),
@@ -51,8 +48,9 @@ pub(super) fn containers(command: &Containers, common: &Common) -> Result<ExitCo
         }
         Containers::Delete(one) => {
             let id = one.container.id();
-            let deleted = server::call(common, async |client| Ok(client.delete_container(&id).await?))?;
-            show(&told(&deleted, id.as_str(), "container.deleted"), one.format.kind())
+            let deleted =
+                server::call(common, async |client| Ok(client.raw().delete_container(&id).await?))?;
+            show(&told(deleted, id.as_str(), "container.deleted"), one.format.kind())
         }
     }
 }
@@ -67,16 +65,19 @@ pub(super) fn files(command: &Files, common: &Common) -> Result<ExitCode> {
         Files::Create { container, file, filename, file_id, format } => {
             let id = container.id();
             let made = match (file, file_id) {
+                (Some(file), _) if file == Path::new("-") && filename.is_none() => {
+                    return usage("--filename is needed: standard input has no name");
+                }
                 (Some(file), _) => {
-                    let (body, name, _spooled) = source(file, filename.as_deref())?;
-                    server::call(common, async |client| Ok(client.upload(&id, &name, body).await?))?
+                    let source = Source::open(file, filename.as_deref())?;
+                    server::call(common, async |client| source.upload(&client, &id).await)?
                 }
                 (None, Some(file_id)) => {
-                    server::call(common, async |client| Ok(client.attach(&id, file_id).await?))?
+                    server::call(common, async |client| Ok(client.raw().attach(&id, file_id).await?))?
                 }
                 (None, None) => bail!("--file or --file-id is needed"),
             };
-            show(&serde_json::to_value(made)?, format.kind())
+            show(&made, format.kind())
         }
         Files::Retrieve(one) => {
             let Some((container, file)) = one.file.both() else { return missing_ids() };
@@ -88,8 +89,8 @@ pub(super) fn files(command: &Files, common: &Common) -> Result<ExitCode> {
         Files::Delete(one) => {
             let Some((container, file)) = one.file.both() else { return missing_ids() };
             let deleted =
-                server::call(common, async |client| Ok(client.delete_file(&container, &file).await?))?;
-            show(&told(&deleted, file.as_str(), "container.file.deleted"), one.format.kind())
+                server::call(common, async |client| Ok(client.raw().delete_file(&container, &file).await?))?;
+            show(&told(deleted, file.as_str(), "container.file.deleted"), one.format.kind())
         }
     }
 }
@@ -101,92 +102,11 @@ pub(super) fn files(command: &Files, common: &Common) -> Result<ExitCode> {
 pub(super) fn content(command: &Content, common: &Common) -> Result<ExitCode> {
     let Content::Retrieve { file, output } = command;
     let Some((container, file)) = file.both() else { return missing_ids() };
-    match output.as_deref().filter(|path| *path != Path::new("-")) {
-        None => server::call(common, async |client| {
-            let mut stdout = io::stdout().lock();
-            match receive(&client, &container, &file, &mut stdout, false).await {
-                Err(error) if is_broken_pipe(&error) => Ok(()),
-                outcome => outcome,
-            }
-        })?,
-        Some(path) => {
-            let directory =
-                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut temporary = tempfile::Builder::new()
-                .prefix(".containerfs-")
-                .tempfile_in(directory)
-                .with_context(|| format!("cannot write to {}", directory.display()))?;
-            server::call(common, async |client| {
-                receive(&client, &container, &file, temporary.as_file_mut(), true).await
-            })?;
-            set_usual_mode(temporary.as_file())?;
-            temporary.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+    match output.as_deref() {
+        Some(path) if path != Path::new("-") => transfer::to_file(common, &container, &file, path)?,
+        given => transfer::to_stdout(common, &container, &file, given.is_some())?,
     }
     Ok(ExitCode::Success)
-}
-
-async fn receive(
-    client: &Client,
-    container: &ContainerId,
-    file: &FileId,
-    to: &mut impl Write,
-    with_bar: bool,
-) -> Result<()> {
-    let mut content = client.content(container, file, None).await?;
-    let bar = if with_bar && io::stderr().is_terminal() {
-        ProgressBar::new(content.length.unwrap_or(0))
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
-        bar.set_style(style);
-    }
-    while let Some(chunk) = content.chunk().await? {
-        to.write_all(&chunk)?;
-        bar.inc(chunk.len() as u64);
-    }
-    bar.finish_and_clear();
-    to.flush()?;
-    Ok(())
-}
-
-/// A temporary file is private; the one that it becomes has the mode that the umask gives.
-fn set_usual_mode(file: &File) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    nix::sys::stat::umask(mask);
-    file.set_permissions(std::fs::Permissions::from_mode(0o666 & !mask.bits()))?;
-    Ok(())
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// What to upload and under which name. Standard input, and whatever has no length, is spooled to a file first.
-fn source(
-    file: &Path,
-    filename: Option<&str>,
-) -> Result<(UploadBody, String, Option<tempfile::NamedTempFile>)> {
-    let own = file.file_name().and_then(|name| name.to_str()).filter(|_| file != Path::new("-"));
-    let name = filename.or(own).context("--filename is needed: standard input has no name")?.to_owned();
-    let mut input: Box<dyn io::Read> = if file == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        let opened = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let metadata = opened.metadata()?;
-        if metadata.is_dir() {
-            bail!("{} is a directory", file.display());
-        }
-        if metadata.is_file() {
-            return Ok((UploadBody::File { path: file.to_owned(), len: metadata.len() }, name, None));
-        }
-        Box::new(opened)
-    };
-    let mut spooled = tempfile::NamedTempFile::new()?;
-    let len = io::copy(&mut input, &mut spooled)?;
-    Ok((UploadBody::File { path: spooled.path().to_owned(), len }, name, Some(spooled)))
 }
 
 fn list(
@@ -199,36 +119,74 @@ fn list(
         args::Order::Asc => Order::Asc,
         args::Order::Desc => Order::Desc,
     });
-    let mut params = ListParams { after: page.after.clone(), limit: page.limit, order, name };
+    let params = ListParams { after: page.after.clone(), limit: page.limit, order, name };
     let kind = page.format.kind();
     server::call(common, async |client| {
         let fetch = async |params: &ListParams| match container {
             None => client.raw().list_containers(params).await,
             Some(container) => client.raw().list_files(container, params).await,
         };
-        if kind != FormatKind::Jsonl {
-            return format::print(&fetch(&params).await?, kind);
+        if kind == FormatKind::Jsonl {
+            return walk(&params, page.max_items, fetch, |item| Ok(output::line(&item.to_string())?))
+                .await
+                .map(drop);
         }
-        params.limit = params.limit.or(Some(LARGEST_PAGE));
-        let mut left = page.max_items.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
-        while left > 0 {
+        if page.max_items.is_none() {
             let reply = fetch(&params).await?;
-            let items = reply.get("data").and_then(Value::as_array).context("the reply has no `data`")?;
-            for item in items.iter().take(left) {
-                output::line(&item.to_string())?;
+            format::print(&reply, kind)?;
+            if kind == FormatKind::Table && reply.get("has_more") == Some(&Value::Bool(true)) {
+                eprintln!("containerfs: there are more: --max-items -1 shows all");
             }
-            left = left.saturating_sub(items.len());
-            let last =
-                items.last().and_then(|item| item.get("id")).and_then(Value::as_str).map(str::to_owned);
-            let goes_on = reply.get("has_more").and_then(Value::as_bool).unwrap_or(false);
-            if !goes_on || last.is_none() || last == params.after {
-                break;
-            }
-            params.after = last;
+            return Ok(());
         }
-        Ok(())
+        let mut items = Vec::new();
+        let has_more = walk(&params, page.max_items, fetch, |item| {
+            items.push(item.clone());
+            Ok(())
+        })
+        .await?;
+        format::print(&one_page(&items, has_more), kind)
     })?;
     Ok(ExitCode::Success)
+}
+
+/// Hands on every item of every page, `most` at most if that is not negative. Returns whether there are more.
+async fn walk(
+    params: &ListParams,
+    most: Option<i64>,
+    fetch: impl AsyncFn(&ListParams) -> Result<Value, crate::api::Error>,
+    mut each: impl FnMut(&Value) -> Result<()>,
+) -> Result<bool> {
+    let mut params = params.clone();
+    let mut left = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+    if params.limit.is_none() {
+        params.limit = Some(u32::try_from(left).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE));
+    }
+    while left > 0 {
+        let reply = fetch(&params).await?;
+        let items = reply.get("data").and_then(Value::as_array).context("the reply has no `data`")?;
+        for item in items.iter().take(left) {
+            each(item)?;
+        }
+        let goes_on = reply.get("has_more").and_then(Value::as_bool).unwrap_or(false);
+        if left < items.len() || (left == items.len() && goes_on) {
+            return Ok(true);
+        }
+        left -= items.len();
+        let last = items.last().and_then(|item| item.get("id")).and_then(Value::as_str).map(str::to_owned);
+        if !goes_on || last.is_none() || last == params.after {
+            return Ok(false);
+        }
+        params.after = last;
+    }
+    Ok(true)
+}
+
+/// Items of several pages in the envelope of one.
+fn one_page(items: &[Value], has_more: bool) -> Value {
+    let id = |item: Option<&Value>| item.and_then(|item| item.get("id")).cloned().unwrap_or_default();
+    let (first, last) = (id(items.first()), id(items.last()));
+    json!({ "object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more })
 }
 
 fn show(reply: &Value, kind: FormatKind) -> Result<ExitCode> {
@@ -237,15 +195,31 @@ fn show(reply: &Value, kind: FormatKind) -> Result<ExitCode> {
 }
 
 /// The reply to a deletion; a server that answers with nothing is taken at its word.
-fn told(deleted: &crate::api::model::Deleted, id: &str, object: &str) -> Value {
-    if deleted.id.is_empty() {
-        return json!({ "id": id, "object": object, "deleted": true });
+fn told(reply: Value, id: &str, object: &str) -> Value {
+    if reply.as_object().is_some_and(|reply| !reply.is_empty()) {
+        return reply;
     }
-    json!({ "id": deleted.id, "object": deleted.object, "deleted": deleted.deleted })
+    json!({ "id": id, "object": object, "deleted": true })
+}
+
+/// An expiry with its anchor, of which there is one: `--expires-after.minutes 10` is enough.
+fn anchored(mut expires_after: Value) -> Value {
+    if let Some(object) = expires_after.as_object_mut()
+        && object.contains_key("minutes")
+        && !object.contains_key("anchor")
+    {
+        object.insert("anchor".to_owned(), json!("last_active_at"));
+    }
+    expires_after
 }
 
 fn missing_ids() -> Result<ExitCode> {
-    eprintln!("error: --container-id and --file-id are needed\n\nFor more information, try '--help'.");
+    usage("--container-id and --file-id are needed")
+}
+
+/// What clap cannot express, told as clap tells it.
+fn usage(wrong: &str) -> Result<ExitCode> {
+    eprintln!("error: {wrong}\n\nFor more information, try '--help'.");
     Ok(ExitCode::Usage)
 }
 

@@ -14,15 +14,18 @@ mod pending;
 mod rewrite;
 mod server;
 mod status;
+mod transfer;
 mod unmount;
 
 use std::ffi::OsString;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
 use exit_codes::ExitCode;
+
+use crate::daemon::logging;
 
 /// Runs the program on the arguments of the process; returns what it ends with.
 pub fn main() -> i32 {
@@ -58,6 +61,11 @@ fn run(typed: Vec<OsString>) -> ExitCode {
 }
 
 fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {
+    // A mount and the emulator begin to log where their lines have to go.
+    if !matches!(cli.command, Command::Mount(_) | Command::Emulator(_)) {
+        let json = cli.common.log_format == args::LogFormat::Json;
+        logging::start(&cli.common.log_level, json, None).context("--log-level")?;
+    }
     match &cli.command {
         Command::Mount(args) => mount::mount(args, &cli.common),
         Command::Unmount(args) => unmount::unmount(args),

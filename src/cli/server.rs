@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use secrecy::SecretString;
 
 use crate::api::{Client, ClientConfig};
@@ -29,13 +29,19 @@ pub(super) fn config(common: &Common, api_key: Option<SecretString>) -> ClientCo
 /// Calls the server once, or a few times, and waits for it.
 ///
 /// # Errors
-/// There is no key, or what `work` says.
+/// There is no key, what `work` says, or that somebody interrupted it.
 pub(super) fn call<T, Work: Future<Output = Result<T>>>(
     common: &Common,
     work: impl FnOnce(Client) -> Work,
 ) -> Result<T> {
     let client = Client::new(&config(common, Some(key::resolve(common)?)))?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work(client))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        tokio::select! {
+            outcome = work(client) => outcome,
+            // Ended in order, so that temporary files go.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })
 }
 
 /// An empty environment variable means that there is none.

@@ -17,5 +17,6 @@ mod scratch;
 mod startup;
 mod steps;
 mod tools;
+mod transfers;
 mod write_back;
 mod writing;
