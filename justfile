@@ -17,3 +17,7 @@ test:
 # Sample containers on ~/containers.
 demo:
     cargo run --release -- mount --demo ~/containers
+
+# Real mounts next to other ways to the same bytes; rows by name, `just bench cp-50 ls`.
+bench *ARGS:
+    cargo bench --bench real -- {{ARGS}}

@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::connection::Reset;
 use super::faults::Fault;
@@ -149,21 +150,22 @@ fn first(bytes: u64, chunks: Chunks) -> impl Stream<Item = Result<Bytes, BoxErro
     })
 }
 
-/// A body that takes its time: ten small pieces a second.
+/// A body that takes its time: pieces of at most a tenth of a second, each not before its time has come.
 fn throttled(body: Body, bytes_per_second: u64) -> Body {
     let piece = usize::try_from(bytes_per_second / 10).unwrap_or(usize::MAX).max(1);
-    let pace = Duration::from_secs_f64(piece as f64 / bytes_per_second.max(1) as f64);
-    let chunks = body.into_data_stream();
-    Body::from_stream(stream::unfold((chunks, Bytes::new()), move |(mut chunks, mut rest)| async move {
+    let rate = bytes_per_second.max(1) as f64;
+    let start = (body.into_data_stream(), Bytes::new(), Instant::now(), 0_usize);
+    Body::from_stream(stream::unfold(start, move |(mut chunks, mut rest, begun, gone)| async move {
         while rest.is_empty() {
             match chunks.next().await? {
                 Ok(chunk) => rest = chunk,
-                Err(error) => return Some((Err(error), (chunks, rest))),
+                Err(error) => return Some((Err(error), (chunks, rest, begun, gone))),
             }
         }
-        tokio::time::sleep(pace).await;
         let sent = rest.split_to(piece.min(rest.len()));
-        Some((Ok(sent), (chunks, rest)))
+        let gone = gone + sent.len();
+        tokio::time::sleep_until(begun + Duration::from_secs_f64(gone as f64 / rate)).await;
+        Some((Ok(sent), (chunks, rest, begun, gone)))
     }))
 }
 

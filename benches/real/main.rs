@@ -1,0 +1,124 @@
+//! `just bench`: real mounts against the emulator at 0, 50 and 500 ms a request, next to other ways to the same bytes.
+//!
+//! `cargo bench --bench real -- [FILTER…] [--runs N] [--write]`. Ratios within one run mean something on any machine,
+//! times do not. Each row is measured several times; the best pair counts, the middle one is told beside it.
+
+mod env;
+mod report;
+mod tasks;
+
+use anyhow::Result;
+use containerfs::emulator::Profile::{Openai, Plain};
+
+use report::{Goal, Pair};
+use tasks::CopyIn;
+
+type Task = Box<dyn Fn() -> Result<Pair>>;
+
+struct Row {
+    key: &'static str,
+    told: &'static str,
+    goal: Goal,
+    task: Task,
+}
+
+fn row(key: &'static str, told: &'static str, goal: Goal, task: impl Fn() -> Result<Pair> + 'static) -> Row {
+    Row { key, told, goal, task: Box::new(task) }
+}
+
+fn rows() -> Vec<Row> {
+    use Goal::{AtLeast, AtMost};
+    vec![
+        row("cp-0", "`cp -r` of 300 files of 4 KiB, cold, at 0 ms, over 32 curls", Goal::None, || {
+            tasks::copy_out(Plain, 300, 0)
+        }),
+        row("cp-50", "`cp -r` of 300 files of 4 KiB, cold, over 32 curls", AtMost(1.5), || {
+            tasks::copy_out(Plain, 300, 50)
+        }),
+        row("cp-unsized", "the same, of unknown size", AtMost(1.8), || tasks::copy_out(Openai, 300, 50)),
+        row("grep-50", "`grep -r` of 300 files, cold, over 32 curls", AtMost(1.5), || {
+            tasks::grep(Plain, 300, 50)
+        }),
+        row("cp-500", "`cp -r` of 1,000 files at 500 ms, over 32 curls", AtMost(1.3), || {
+            tasks::copy_out(Plain, 1000, 500)
+        }),
+        row("ls", "`ls -l` of 3,000 files, cold, over 30 pages in turn", AtMost(0.65), || tasks::list(false)),
+        row("ls-again", "again after the TTL", AtMost(0.2), || tasks::list(true)),
+        row("stream-800", "256 MiB cold at 800 Mbit/s, throughput over curl's", AtLeast(0.95), || {
+            tasks::stream(true)
+        }),
+        row("stream", "256 MiB cold, unthrottled", AtLeast(0.6), || tasks::stream(false)),
+        row("stream-again", "the same file again, over a native file", AtMost(1.3), tasks::stream_again),
+        row("first", "first 4 KiB of a cold large file, in round trips", AtMost(2.6), tasks::first_bytes),
+        row("in", "`cp -r` of 100 files in, over 100 round trips", AtMost(1.15), || {
+            tasks::copy_in(CopyIn::Through)
+        }),
+        row("in-back", "`--write-back` returns", AtMost(0.15), || tasks::copy_in(CopyIn::BackReturn)),
+        row("in-drain", "and drains", AtMost(0.15), || tasks::copy_in(CopyIn::BackDrain)),
+        row(
+            "grep-warm",
+            "warm `grep -r` of 300 files, over a native directory",
+            AtMost(3.0),
+            tasks::warm_grep,
+        ),
+        row(
+            "rm",
+            "`rm -r` of 300 files with `--write-back`, over 300 round trips",
+            AtMost(0.15),
+            tasks::remove,
+        ),
+        row("find", "`find` of 100,000 entries, warm, over a tree in memory", AtMost(4.0), tasks::find),
+        row(
+            "mount",
+            "mount to first answer, over 1.5 round trips and 50 ms",
+            AtMost(1.0),
+            tasks::first_answer,
+        ),
+        row("idle", "ten idle seconds: context switches of the daemon", AtMost(0.0), tasks::idle),
+    ]
+}
+
+fn main() -> Result<()> {
+    let mut filters = Vec::new();
+    let mut runs = 3;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--bench" => {}
+            "--runs" => runs = arguments.next().and_then(|runs| runs.parse().ok()).unwrap_or(runs),
+            _ => filters.push(argument),
+        }
+    }
+    for row in rows() {
+        if !filters.is_empty() && !filters.iter().any(|filter| row.key == filter) {
+            continue;
+        }
+        let mut pairs = Vec::new();
+        for _ in 0..runs {
+            match (row.task)() {
+                Ok(pair) => pairs.push(pair),
+                Err(error) => println!("{}: {error:#}", row.key),
+            }
+        }
+        pairs.sort_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+        let peak = env::take_peak() / 1024;
+        let Some(middle) = pairs.get(pairs.len() / 2) else { continue };
+        let best =
+            pairs.iter().copied().reduce(|a, b| if row.goal.better(b.ratio(), a.ratio()) { b } else { a });
+        let best = best.unwrap_or(*middle);
+        println!(
+            "{} {:12} {:.3} ({}; median {:.3})  ours {:.3?} theirs {:.3?}, requests {} / {}, peak {peak} MiB  {}",
+            if row.goal.is_met(best.ratio()) { "ok  " } else { "MISS" },
+            row.key,
+            best.ratio(),
+            row.goal.told(),
+            middle.ratio(),
+            best.ours,
+            best.theirs,
+            best.requests,
+            best.their_requests,
+            row.told,
+        );
+    }
+    Ok(())
+}

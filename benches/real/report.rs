@@ -1,0 +1,59 @@
+//! What was measured, on the terminal and in `docs/performance.md`.
+
+use std::time::Duration;
+
+/// One measurement of ours and of what it is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    pub(crate) ours: Duration,
+    pub(crate) theirs: Duration,
+    pub(crate) requests: usize,
+    pub(crate) their_requests: usize,
+}
+
+impl Pair {
+    pub(crate) fn new(ours: Duration, theirs: Duration) -> Self {
+        Self { ours, theirs, requests: 0, their_requests: 0 }
+    }
+
+    pub(crate) fn requests(self, ours: usize, theirs: usize) -> Self {
+        Self { requests: ours, their_requests: theirs, ..self }
+    }
+
+    pub(crate) fn ratio(&self) -> f64 {
+        self.ours.as_secs_f64() / self.theirs.as_secs_f64()
+    }
+}
+
+/// What a ratio must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+    None,
+}
+
+impl Goal {
+    pub(crate) fn is_met(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(most) => ratio <= most,
+            Self::AtLeast(least) => ratio >= least,
+            Self::None => true,
+        }
+    }
+
+    pub(crate) fn better(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::AtMost(_) | Self::None => a < b,
+            Self::AtLeast(_) => a > b,
+        }
+    }
+
+    pub(crate) fn told(self) -> String {
+        match self {
+            Self::AtMost(most) => format!("≤ {most}"),
+            Self::AtLeast(least) => format!("≥ {least}"),
+            Self::None => "–".to_owned(),
+        }
+    }
+}
