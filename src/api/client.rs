@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -147,6 +147,11 @@ impl Client {
     /// What was asked of the server so far.
     pub fn stats(&self) -> Stats {
         self.0.transport.counters.snapshot()
+    }
+
+    /// What the server's clock showed in its last reply, and what ours showed then. A `Date` has whole seconds.
+    pub fn clocks(&self) -> Option<(SystemTime, SystemTime)> {
+        self.0.transport.clocks()
     }
 
     /// One page of the containers.

@@ -3,13 +3,13 @@
 //! Metadata calls have one deadline for all attempts. A transfer may take as long as it likes while at least
 //! 1 KiB/s moves. Waiting for a connection of one's own counts for neither.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -75,6 +75,8 @@ pub(super) struct Transport {
     limiter: Option<DefaultDirectRateLimiter>,
     pub(super) counters: Counters,
     pub(super) redactor: Redactor,
+    /// The `Date` of the last reply, and when it came.
+    date: Mutex<Option<(HeaderValue, SystemTime)>>,
 }
 
 impl Transport {
@@ -91,7 +93,15 @@ impl Transport {
             limiter,
             counters: Counters::default(),
             redactor: Redactor::new(config),
+            date: Mutex::new(None),
         }
+    }
+
+    /// The server's clock and ours, at the last reply.
+    pub(super) fn clocks(&self) -> Option<(SystemTime, SystemTime)> {
+        let last = self.date.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (date, at) = last?;
+        Some((httpdate::parse_http_date(date.to_str().ok()?).ok()?, at))
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -203,6 +213,10 @@ impl Transport {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
         let response = request.send().await.map_err(|error| Failure::from(broken(call, &error)))?;
+        if let Some(date) = response.headers().get(DATE) {
+            let now = SystemTime::now();
+            *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some((date.clone(), now));
+        }
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -92,6 +92,10 @@ pub enum Command {
     Pending(Pending),
     /// Show mounts, their caches, requests and errors.
     Status(Status),
+    /// Print where the model finds a file.
+    Path(Path),
+    /// Check this machine, the key, the server and the directories, and say what to do.
+    Doctor(Doctor),
     /// List, make, show and delete containers.
     #[command(subcommand)]
     Containers(Containers),
@@ -270,6 +274,41 @@ pub struct StateDir {
 pub struct Status {
     /// Only this mount.
     pub mountpoint: Option<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `containerfs path`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The service renames what is uploaded, so the path for a prompt is not the one in the directory; it is \
+                  another one after each save. A directory means every file below it."
+)]
+pub struct Path {
+    /// Files in a mount; with --shown the mounts or containers to look in [default: all mounts].
+    #[arg(value_name = "FILE", required_unless_present = "shown")]
+    pub files: Vec<PathBuf>,
+    /// The other way: print where the file is shown that the model calls PATH; may be repeated.
+    #[arg(long, value_name = "PATH")]
+    pub shown: Vec<String>,
+    /// For programs: both paths, ids and errors.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `containerfs doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Where content is cached [default: ~/.cache/containerfs].
+    #[arg(long, env = "CONTAINERFS_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Where bytes wait that are not on the server yet [default: ~/.local/state/containerfs].
+    #[arg(long, env = "CONTAINERFS_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Longest wait for an answer of the server.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub timeout: Duration,
     /// For programs.
     #[arg(long)]
     pub json: bool,

@@ -3,13 +3,17 @@
 pub mod args;
 mod completions;
 mod containers;
+mod directories;
+mod doctor;
 mod dotted;
 mod emulator;
 mod exit_codes;
 mod format;
 mod key;
+mod machine;
 mod mount;
 mod output;
+mod path;
 mod pending;
 mod rewrite;
 mod server;
@@ -70,6 +74,8 @@ fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {
         Command::Mount(args) => mount::mount(args, &cli.common),
         Command::Unmount(args) => unmount::unmount(args),
         Command::Pending(command) => pending::pending(command),
+        Command::Path(args) => path::path(args),
+        Command::Doctor(args) => doctor::doctor(args, &cli.common),
         Command::Status(args) => status::status(args),
         Command::Containers(command) => containers::containers(command, &cli.common),
         Command::Files(command) => containers::files(command, &cli.common),

@@ -1,6 +1,6 @@
 //! `containerfs mount`: checks everything that can be checked on the caller's terminal, then starts the daemon.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::api::ClientConfig;
 use crate::cli::args::{Common, LogFormat, Mount};
 use crate::cli::exit_codes::ExitCode;
-use crate::cli::{key, output, server, status};
+use crate::cli::{directories, key, machine, output, server, status};
 use crate::daemon::background::{Role, detach};
 use crate::daemon::{Settings, logging, run};
 use crate::fuse::{Options, mounts};
@@ -29,7 +29,7 @@ const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 pub(super) fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
     let Some(mountpoint) = &args.mountpoint else { return list_mounts() };
     let mountpoint = usable(mountpoint, args.demo)?;
-    check_fuse(args.allow_other)?;
+    check_machine(args.allow_other)?;
     let settings = resolve(args, common, mountpoint)?;
     let json = common.log_format == LogFormat::Json;
     if args.foreground {
@@ -127,30 +127,14 @@ fn wait_for_end(mountpoint: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn check_fuse(allow_other: bool) -> Result<()> {
-    let device = Path::new("/dev/fuse");
-    match OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-            "there is no /dev/fuse: load the module (`modprobe fuse`), or start a Docker container with \
-             `--device /dev/fuse --cap-add SYS_ADMIN`"
-        ),
-        Err(error) => bail!("cannot open /dev/fuse ({error}): ask for access to it, or run as root"),
-    }
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if !std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()) {
-        bail!("fusermount3 is missing, which mounts for users other than root: `apt install fuse3`");
-    }
-    let allowed = || {
-        fs::read_to_string("/etc/fuse.conf").is_ok_and(|c| c.lines().any(|l| l.trim() == "user_allow_other"))
-    };
-    if allow_other && !allowed() {
-        bail!("--allow-other needs the line `user_allow_other` in /etc/fuse.conf");
-    }
-    Ok(())
+fn check_machine(allow_other: bool) -> Result<()> {
+    let told = machine::device().and_then(|()| {
+        if !nix::unistd::geteuid().is_root() {
+            machine::fusermount()?;
+        }
+        if allow_other { machine::allow_other() } else { Ok(()) }
+    });
+    told.map_err(anyhow::Error::msg)
 }
 
 fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Settings> {
@@ -177,10 +161,10 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         no_delete: args.no_delete,
         no_overwrite: args.no_overwrite,
         container: args.container.clone(),
-        cache_dir: directory(&args.cache_dir, |home| home.cache_dir())?,
+        cache_dir: directories::cache(&args.cache_dir)?,
         cache_size: args.cache_size.as_u64(),
         memory_cache: args.memory_cache.as_u64(),
-        state_dir: state_dir(&args.state_dir)?,
+        state_dir: directories::state(&args.state_dir)?,
         prefetch: !args.no_prefetch,
         scratch: args.scratch.clone(),
         max_connections: args.max_connections.into(),
@@ -208,46 +192,4 @@ fn present_umask() -> u32 {
     let mask = umask(Mode::empty());
     umask(mask);
     mask.bits()
-}
-
-/// An absolute path: the daemon's working directory is another one.
-fn directory(given: &Option<PathBuf>, default: impl Fn(&dyn Home) -> PathBuf) -> Result<PathBuf> {
-    let directory = match given {
-        Some(given) => given.clone(),
-        None => {
-            let home = etcetera::choose_base_strategy()
-                .context("no home directory: name --cache-dir and --state-dir")?;
-            default(&home).join("containerfs")
-        }
-    };
-    Ok(std::path::absolute(directory)?)
-}
-
-/// Where unsent bytes are, for all accounts.
-///
-/// # Errors
-/// There is no home directory.
-pub(super) fn state_dir(given: &Option<PathBuf>) -> Result<PathBuf> {
-    directory(given, |home| home.state_dir().unwrap_or_else(|| home.data_dir()))
-}
-
-/// The directories of a user, by the XDG rules.
-trait Home {
-    fn cache_dir(&self) -> PathBuf;
-    fn data_dir(&self) -> PathBuf;
-    fn state_dir(&self) -> Option<PathBuf>;
-}
-
-impl<T: etcetera::BaseStrategy> Home for T {
-    fn cache_dir(&self) -> PathBuf {
-        etcetera::BaseStrategy::cache_dir(self)
-    }
-
-    fn data_dir(&self) -> PathBuf {
-        etcetera::BaseStrategy::data_dir(self)
-    }
-
-    fn state_dir(&self) -> Option<PathBuf> {
-        etcetera::BaseStrategy::state_dir(self)
-    }
 }

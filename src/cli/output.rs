@@ -25,6 +25,11 @@ pub(super) fn escaped_lines(text: &str) -> String {
     text.lines().map(escaped).collect::<Vec<_>>().join("\n")
 }
 
+/// Whether colours may go to a stream: a terminal, and nobody has said `NO_COLOR`.
+pub(super) fn colours(stream: &impl io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Prints a line; a reader that went away ends the program quietly.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 
 use crate::cli::args::{Pending, StateDir};
 use crate::cli::exit_codes::ExitCode;
-use crate::cli::{mount, output};
+use crate::cli::{directories, output};
 use crate::daemon::control::{Connection, Question};
 use crate::fuse::mounts::{self, Entry};
 use crate::journal::pending::{Item, items};
@@ -51,7 +51,7 @@ pub(super) fn pending(command: &Pending) -> Result<ExitCode> {
 }
 
 fn all(state: &StateDir) -> Result<Vec<Item>> {
-    Ok(items(&mount::state_dir(&state.state_dir)?))
+    Ok(items(&directories::state(&state.state_dir)?))
 }
 
 fn chosen(items: Vec<Item>, ids: &[String]) -> Result<Vec<Item>> {
@@ -85,7 +85,7 @@ fn list(items: &[Item], json: bool) -> Result<ExitCode> {
 fn ask_the_living() -> Result<()> {
     for entry in mounts::all()?.iter().filter(|entry| Entry::is_ours(entry)) {
         let answer =
-            Connection::ask(entry.device, Question::Retry).and_then(|mut connection| connection.line());
+            Connection::ask(entry.device, &Question::Retry).and_then(|mut connection| connection.line());
         if let Err(error) = answer {
             eprintln!("containerfs: {} does not answer: {error}", entry.mountpoint.display());
         }

@@ -36,7 +36,8 @@ pub(super) fn status(args: &Status) -> Result<ExitCode> {
 
 /// What a mount says of itself, with where it is; an `error` if it says nothing.
 fn ask(entry: &Entry) -> Value {
-    let answer = Connection::ask(entry.device, Question::Status).and_then(|mut connection| connection.line());
+    let answer =
+        Connection::ask(entry.device, &Question::Status).and_then(|mut connection| connection.line());
     let mut told = match answer {
         Ok(Some(line)) => {
             serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" }))

@@ -43,7 +43,7 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     };
     let question =
         Question::Unmount { timeout_seconds: args.timeout.map(|t| t.as_secs_f64()), force: args.force };
-    match ask(entry.device, question) {
+    match ask(entry.device, &question) {
         Ok(connection) => drained(connection, &at),
         Err(error) => {
             tracing::debug!(%error, "nobody answers at the control socket");
@@ -55,7 +55,7 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
 }
 
 /// A mount is seen a moment before it can be asked.
-fn ask(device: (u32, u32), question: Question) -> io::Result<Connection> {
+fn ask(device: (u32, u32), question: &Question) -> io::Result<Connection> {
     let deadline = Instant::now() + LISTEN_WAIT;
     loop {
         match Connection::ask(device, question) {

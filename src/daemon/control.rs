@@ -23,14 +23,19 @@ use crate::vfs::{Left, Progress, Vfs};
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// The longest question, in bytes.
-const QUESTION_MAX: usize = 4096;
+const QUESTION_MAX: usize = 32 << 10;
 
 /// What is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Question {
     /// [`crate::vfs::Status`], once.
     Status,
+    /// Where a file is shown: [`crate::vfs::Located`], an array.
+    Locate {
+        /// The path that the model sees.
+        path: String,
+    },
     /// Send again what failed; answered with what is left.
     Retry,
     /// Progress until the end, then what is left.
@@ -121,6 +126,7 @@ async fn answer(
     tokio::io::BufReader::new(reader).read_line(&mut question).await?;
     match serde_json::from_str(&question)? {
         Question::Status => tell(&mut writer, &vfs.status()).await,
+        Question::Locate { path } => tell(&mut writer, &vfs.locate(&path)).await,
         Question::Retry => tell(&mut writer, &Answer::Done(vfs.retry().await)).await,
         Question::Unmount { timeout_seconds, force } => {
             let asked = timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -155,12 +161,12 @@ impl Connection {
     ///
     /// # Errors
     /// Nobody listens.
-    pub fn ask(device: (u32, u32), question: Question) -> io::Result<Self> {
+    pub fn ask(device: (u32, u32), question: &Question) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for dir in directories() {
             match UnixStream::connect(dir.join(name_of(device))) {
                 Ok(mut stream) => {
-                    let mut line = serde_json::to_vec(&question)?;
+                    let mut line = serde_json::to_vec(question)?;
                     line.push(b'\n');
                     stream.write_all(&line)?;
                     return Ok(Self(BufReader::new(stream)));

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -16,8 +17,8 @@ const LOG_MAX: u64 = 10 << 20;
 /// # Errors
 /// The filter makes no sense, or the file cannot be opened.
 pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let filter = EnvFilter::try_new(directives(filter))
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let (writer, colours) = match file {
         None => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal() && no_color_unset()),
         Some(path) => {
@@ -35,6 +36,32 @@ pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
     Ok(())
 }
 
+/// A bare level is ours: what the libraries below have to say of every connection drowns it. A filter is taken as it
+/// is, but for one library that tells every refused certificate again, which is an error of ours already.
+fn directives(filter: &str) -> String {
+    const TOLD_ALREADY: &str = "rustls_platform_verifier=off";
+    let level: Option<LevelFilter> = filter.trim().parse().ok();
+    match level {
+        Some(level) if level > LevelFilter::WARN => format!("warn,containerfs={level},{TOLD_ALREADY}"),
+        _ => format!("{TOLD_ALREADY},{filter}"),
+    }
+}
+
 fn no_color_unset() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_level_is_ours_and_a_filter_stays() {
+        assert!(directives("debug").starts_with("warn,containerfs=debug"));
+        assert!(directives("error").ends_with(",error"));
+        assert!(directives("hyper=trace,containerfs=info").ends_with(",hyper=trace,containerfs=info"));
+        for filter in ["debug", "warn", "off", "hyper=trace"] {
+            assert!(EnvFilter::try_new(directives(filter)).is_ok());
+        }
+    }
 }

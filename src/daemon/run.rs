@@ -170,7 +170,7 @@ async fn demo(settings: &mut Settings) -> Result<Demo, String> {
 }
 
 /// Why the first call failed, and what to do about it.
-fn refusal(error: &vfs::Error, server: &str) -> String {
+pub(crate) fn refusal(error: &vfs::Error, server: &str) -> String {
     match error.api().map(|error| error.kind) {
         Some(ErrorKind::Unauthorized) => {
             format!("{server} refuses the API key: check OPENAI_API_KEY or --api-key-file ({error})")

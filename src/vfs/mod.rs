@@ -16,6 +16,7 @@ mod drain;
 pub mod error;
 mod file;
 mod freshness;
+mod locate;
 mod lookup;
 mod lost;
 mod recover;
@@ -44,6 +45,7 @@ pub use directory::DirEntry;
 pub use drain::Left;
 pub use error::{Error, Result};
 pub use file::Opened;
+pub use locate::Located;
 pub use lookup::Found;
 pub use status::{Capacity, Progress, Status};
 
