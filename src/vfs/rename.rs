@@ -294,8 +294,9 @@ impl Vfs {
         drop(turns);
         for (file, _) in unsent {
             let closed = !self.state().open_for_writing(file);
-            if closed {
-                self.save(file, true).await?;
+            // The rename has happened; what became of older bytes was told to whoever closed them, or is in `pending`.
+            if closed && let Err(error) = self.save(file, true).await {
+                tracing::warn!(%error, "a file in a renamed directory could not be uploaded; its bytes are kept");
             }
         }
         Ok(())

@@ -1,0 +1,280 @@
+//! Random operations, remote changes, faults, remounts and crashes, against a reference of a few lines. No kernel is
+//! in the loop: the filesystem itself is driven.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod reference;
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use containerfs::emulator::{Fault, FaultRule, Kind, Profile, ReplaceByName};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use crate::reference::{Bytes, Expected, Reference};
+use crate::world::World;
+
+/// Names that only this mount writes.
+const PATHS: [&str; 6] = ["a", "b.txt", "d/a", "d/b", "e/a", "d/f/a"];
+const DIRECTORIES: [&str; 4] = ["d", "e", "d/f", "g"];
+/// Names that somebody else writes, and that are renamed and removed here.
+const REMOTE: [&str; 2] = ["r1.csv", "r2.csv"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Save(&'static str, Bytes),
+    Append(&'static str, Bytes),
+    Truncate(&'static str, usize),
+    Unlink(&'static str),
+    Rename(&'static str, &'static str),
+    Mkdir(&'static str),
+    Rmdir(&'static str),
+    RemoteWrite(&'static str, Bytes),
+    RemoteDelete(&'static str),
+    Look,
+    Fault(Kind, Fault),
+    Remount,
+    Crash,
+}
+
+#[derive(Clone, Debug)]
+struct Setting {
+    profile: Profile,
+    replace: ReplaceByName,
+    write_back: Option<Duration>,
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    let bytes = prop_oneof![
+        1 => Just(Vec::new()),
+        6 => prop::collection::vec(any::<u8>(), 1..24),
+        1 => (any::<u8>(), 4000..9000_usize).prop_map(|(byte, len)| vec![byte; len]),
+    ];
+    bytes.prop_map(Bytes)
+}
+
+fn faults() -> impl Strategy<Value = Step> {
+    let status = |code| Fault::Status { code, body: None, headers: BTreeMap::new() };
+    let fault = prop_oneof![
+        Just(Fault::ResetBefore),
+        Just(Fault::ResetAfter),
+        Just(status(500)),
+        Just(status(400)),
+        Just(status(429)),
+    ];
+    let kind = prop_oneof![3 => Just(Kind::Upload), 1 => Just(Kind::DeleteFile), 1 => Just(Kind::Content)];
+    (kind, fault).prop_map(|(kind, fault)| Step::Fault(kind, fault))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let path = || prop::sample::select(PATHS.to_vec());
+    let any_path = || prop::sample::select([PATHS.as_slice(), REMOTE.as_slice()].concat());
+    let directory = || prop::sample::select(DIRECTORIES.to_vec());
+    let remote = || prop::sample::select(REMOTE.to_vec());
+    prop_oneof![
+        8 => (path(), bytes()).prop_map(|(path, bytes)| Step::Save(path, bytes)),
+        3 => (path(), bytes()).prop_map(|(path, bytes)| Step::Append(path, bytes)),
+        2 => (path(), 0..30_usize).prop_map(|(path, len)| Step::Truncate(path, len)),
+        3 => any_path().prop_map(Step::Unlink),
+        4 => (any_path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
+        2 => (directory(), directory()).prop_map(|(from, to)| Step::Rename(from, to)),
+        5 => directory().prop_map(Step::Mkdir),
+        1 => directory().prop_map(Step::Rmdir),
+        2 => (remote(), bytes()).prop_map(|(path, bytes)| Step::RemoteWrite(path, bytes)),
+        1 => remote().prop_map(Step::RemoteDelete),
+        4 => Just(Step::Look),
+        2 => faults(),
+        1 => Just(Step::Remount),
+        2 => Just(Step::Crash),
+    ]
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    let profile = prop_oneof![Just(Profile::Openai), Just(Profile::Plain)];
+    let replace =
+        prop_oneof![Just(ReplaceByName::Second), Just(ReplaceByName::Replace), Just(ReplaceByName::SameId)];
+    let write_back =
+        prop_oneof![Just(None), Just(Some(Duration::ZERO)), Just(Some(Duration::from_secs(3600)))];
+    (profile, replace, write_back).prop_map(|(profile, replace, write_back)| Setting {
+        profile,
+        replace,
+        write_back,
+    })
+}
+
+/// A call said what it should; with a fault about, it may fail.
+fn check(step: &Step, expected: Expected, outcome: &Result<(), containerfs::vfs::Error>, faulty: bool) {
+    match (expected, outcome) {
+        (Expected::Success, Err(error)) => assert!(faulty, "{step:?} failed: {error}"),
+        (Expected::Failure, Ok(())) => panic!("{step:?} succeeded"),
+        _ => {}
+    }
+}
+
+struct Run {
+    world: World,
+    reference: Reference,
+    /// Whether a fault may still wait for a request.
+    faulty: bool,
+    /// Whether an upload may be refused: one that runs behind its close, as that of an empty file, is told to nobody.
+    refusing: bool,
+}
+
+impl Run {
+    fn look(&mut self, when: &str) {
+        self.world.expire();
+        let seen = self.world.tree();
+        let seen = match seen {
+            Err(_) if self.faulty => return,
+            seen => seen.unwrap_or_else(|error| panic!("{when}: {error}")),
+        };
+        if let Some(difference) = self.reference.differs_from(&seen) {
+            panic!("{when}: {difference}\nseen {seen:?}\nexpected {:?}", self.reference);
+        }
+    }
+
+    /// The version on the server that somebody else wrote under a name.
+    fn remote_id(&self, name: &str) -> Option<String> {
+        let path = format!("/mnt/data/{name}");
+        let files = self.world.emulator.store().files(&self.world.container);
+        files.into_iter().find(|file| file.path == path).map(|file| file.id)
+    }
+
+    fn step(&mut self, step: &Step) {
+        let (world, reference) = (&mut self.world, &mut self.reference);
+        let (faulty, refusing) = (self.faulty, self.refusing);
+        match step {
+            Step::Save(path, bytes) => {
+                let (expected, outcome) = (reference.may_save(path), world.save(path, bytes));
+                check(step, expected, &outcome, faulty);
+                if expected != Expected::Failure {
+                    reference.saved(path, bytes, outcome.is_ok() && !(refusing && bytes.0.is_empty()));
+                }
+            }
+            Step::Append(path, bytes) => {
+                let (expected, outcome) = (reference.may_change(path), world.append(path, bytes));
+                check(step, expected, &outcome, faulty);
+                reference.appended(path, bytes, outcome.is_ok());
+            }
+            Step::Truncate(path, len) => {
+                let (expected, outcome) = (reference.may_change(path), world.truncate(path, *len as u64));
+                check(step, expected, &outcome, faulty);
+                reference.truncated(path, *len, outcome.is_ok() && !(refusing && *len == 0));
+            }
+            Step::Unlink(path) => {
+                world.expire();
+                let (expected, outcome) = (reference.may_change(path), world.unlink(path));
+                check(step, expected, &outcome, faulty);
+                reference.unlinked(path, outcome.is_ok());
+            }
+            Step::Rename(from, to) => {
+                world.expire();
+                let (expected, outcome) = (reference.may_rename(from, to), world.rename(from, to));
+                check(step, expected, &outcome, faulty);
+                if expected != Expected::Failure {
+                    reference.renamed(from, to, outcome.is_ok());
+                }
+            }
+            Step::Mkdir(path) => {
+                let (expected, outcome) = (reference.may_mkdir(path), world.mkdir(path));
+                check(step, expected, &outcome, faulty);
+                if outcome.is_ok() {
+                    reference.made(path);
+                }
+            }
+            Step::Rmdir(path) => {
+                let (expected, outcome) = (reference.may_rmdir(path), world.rmdir(path));
+                check(step, expected, &outcome, faulty);
+                if outcome.is_ok() {
+                    reference.removed(path);
+                }
+            }
+            Step::RemoteWrite(name, bytes) => {
+                if let Some(id) = self.remote_id(name) {
+                    self.world.emulator.store().delete_file(&self.world.container, &id);
+                }
+                let path = format!("/mnt/data/{name}");
+                self.world.emulator.store().put_model_file(&self.world.container, &path, &bytes.0);
+                self.reference.saved(name, bytes, true);
+            }
+            Step::RemoteDelete(name) => {
+                if let Some(id) = self.remote_id(name) {
+                    self.world.emulator.store().delete_file(&self.world.container, &id);
+                    self.reference.unlinked(name, true);
+                }
+            }
+            Step::Look => self.look("a look"),
+            // What is refused behind a close waits for a person, and is shown by no later mount.
+            Step::Fault(Kind::Upload, Fault::Status { code: 400, .. }) if world.writes_back() => {}
+            Step::Fault(kind, fault) => {
+                if matches!(fault, Fault::Status { code: 400, .. }) && *kind == Kind::Upload {
+                    world.settle();
+                    self.refusing = true;
+                }
+                world.inject(FaultRule::once(*kind, fault.clone()));
+                self.faulty = true;
+            }
+            Step::Remount => {
+                let left = world.unmount();
+                assert!(left.is_empty() || faulty, "left at an unmount: {left:?}");
+                world.mount();
+                self.look("after a remount");
+            }
+            Step::Crash => {
+                world.crash();
+                world.mount();
+                self.look("after a crash");
+            }
+        }
+    }
+
+    /// With no fault about, everything comes to rest: one version of each file, and nothing else.
+    fn end(mut self) {
+        self.world.emulator.faults().clear();
+        self.look("at the end");
+        let left = self.world.unmount();
+        assert!(left.is_empty() || self.faulty, "left at the end: {left:?}");
+        // What was refused waits for a person; everything else is on the server by now.
+        self.world.mount();
+        self.look("after the last remount");
+        let left = self.world.unmount();
+        assert!(left.is_empty() || self.faulty, "left after the last remount: {left:?}");
+        self.world.mount();
+        let seen = self.world.tree().unwrap();
+        if let Some(difference) = self.reference.differs_from(&seen) {
+            panic!("at rest: {difference}\nseen {seen:?}\nexpected {:?}", self.reference);
+        }
+        let files = seen.values().filter(|held| held.is_some()).count();
+        let on_server = self.world.emulator.store().files(&self.world.container);
+        let paths: Vec<&str> = on_server.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths.len(), files, "on the server {paths:?}, seen {:?}", seen.keys());
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("CONTAINERFS_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        max_shrink_iters: 300,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model/regressions.txt"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_filesystem_does_what_the_reference_does(
+        setting in setting(),
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        let quirks = |quirks: &mut containerfs::emulator::Quirks| quirks.replace_by_name = setting.replace;
+        let world = World::new(setting.profile, quirks, setting.write_back);
+        let mut run = Run { world, reference: Reference::default(), faulty: false, refusing: false };
+        for step in &steps {
+            run.step(step);
+        }
+        run.end();
+    }
+}
