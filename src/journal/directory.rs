@@ -40,6 +40,9 @@ impl Journal {
         let name = hidden.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let own = root.join(name.trim_start_matches(".new-"));
         fs::rename(&hidden, &own)?;
+        for dir in [&root, state_dir] {
+            File::open(dir)?.sync_all()?;
+        }
         Ok(Self { root, own, next: AtomicU64::new(1), _lock: lock })
     }
 
@@ -200,7 +203,7 @@ mod tests {
             closed: true,
             reason: None,
             refused: false,
-            shelved: false,
+            shelved: None,
             sent: Vec::new(),
         }
     }

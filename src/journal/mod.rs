@@ -10,4 +10,4 @@ pub mod steps;
 
 pub use directory::{Adopted, Journal, is_draining};
 pub use intent::{Intent, Noted};
-pub use stage::{Meta, Staging};
+pub use stage::{Meta, Shelved, Staging};

@@ -44,9 +44,9 @@ pub struct Meta {
     pub reason: Option<String>,
     /// Whether the server refused it for good.
     pub refused: bool,
-    /// A file on the server that an editor has moved aside; after a crash it has its real name back.
+    /// A file on the server that was moved aside to the scratch name `path`.
     #[serde(default)]
-    pub shelved: bool,
+    pub shelved: Option<Shelved>,
     /// POSTs under this name that may have happened without an answer.
     #[serde(default)]
     pub sent: Vec<Sent>,
@@ -57,6 +57,15 @@ impl Meta {
     pub fn says_the_same(&self, other: &Self) -> bool {
         *self == Self { noted_at: self.noted_at, ..other.clone() }
     }
+}
+
+/// Where a file comes from that was moved aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shelved {
+    /// Its real path below the container, which the server still has.
+    pub from: String,
+    /// Whether it was moved just now: after a crash it has its real name back.
+    pub just_now: bool,
 }
 
 /// A POST that was begun, and whose answer is not known.
@@ -77,8 +86,8 @@ pub struct Sent {
 pub struct Staging {
     dir: PathBuf,
     file: File,
-    /// Held while the note is written.
-    noting: Mutex<()>,
+    /// Held while the note is written. Tells whether the directory's own entry is durable.
+    noting: Mutex<bool>,
 }
 
 impl Staging {
@@ -172,9 +181,16 @@ impl Staging {
     /// # Errors
     /// The disk's.
     pub fn write_meta(&self, meta: &Meta, durable: bool) -> io::Result<()> {
-        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut anchored = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
         steps::step();
-        note::write(&self.dir, NOTE, meta, durable)
+        note::write(&self.dir, NOTE, meta, durable)?;
+        if durable && !*anchored {
+            if let Some(journal) = self.dir.parent() {
+                File::open(journal)?.sync_all()?;
+            }
+            *anchored = true;
+        }
+        Ok(())
     }
 
     /// What `meta.json` says, if it is there and whole.
@@ -195,7 +211,7 @@ impl Staging {
     /// Takes the promise back: these bytes are on the server, and changes of them are nobody's until the next close.
     pub fn retract(&self) {
         let Some(mut meta) = self.meta() else { return };
-        (meta.closed, meta.reason) = (false, None);
+        (meta.closed, meta.reason, meta.shelved) = (false, None, None);
         meta.sent.clear();
         if let Err(error) = self.write_meta(&meta, false) {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot change a note");

@@ -117,7 +117,9 @@ pub fn apply_files(
         let rank = (2, std::cmp::Reverse(file.created_at), place);
         let id = Some(file.id.clone());
         match existing.and_then(|ino| Some((ino, tree.file(ino)?))) {
-            Some((ino, shown)) if shown.held || is_same_version(shown, &file) => {
+            Some((ino, shown))
+                if shown.held || landed_since(shown, started) || is_same_version(shown, &file) =>
+            {
                 let path = own_path(tree, ino, shown, &file, known);
                 let rank = if shown.held { (0, rank.1, place) } else { rank };
                 // Where it lies already is its name, made up or not.
@@ -180,6 +182,11 @@ pub fn made_up(name: &str, id: &str, free: impl Fn(&str) -> bool) -> String {
         .find(|name| free(name))
         .or_else(|| candidates.next_back())
         .unwrap_or_else(|| id.to_owned())
+}
+
+/// Whether a version was uploaded here after the list was asked for, which may know the one before under the same id.
+fn landed_since(shown: &FileNode, started: Instant) -> bool {
+    shown.size_is_ours && shown.size.is_some_and(|(_, landed)| landed >= started)
 }
 
 fn is_same_version(shown: &FileNode, file: &File) -> bool {

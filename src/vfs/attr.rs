@@ -215,7 +215,9 @@ impl State {
         let ours = file.size_is_ours;
         let Some(container) = self.tree.container(file.container) else { return };
         let container = container.container.id.clone();
-        let path = ours.then(|| self.tree.path(ino));
+        // Where it goes is not where its version on the server is.
+        let moved = self.writers.get(&ino).is_some_and(|writer| writer.inner().renamed_from.is_some());
+        let path = (ours && !moved && self.shelved_from(ino).is_none()).then(|| self.tree.path(ino));
         self.records.remember_file(&container, &id, path, attributes);
     }
 }

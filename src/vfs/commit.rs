@@ -12,7 +12,7 @@ use crate::content::Key;
 use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
 use crate::journal::steps;
-use crate::journal::{Intent, Staging};
+use crate::journal::{Intent, Shelved, Staging};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::drain::Left;
@@ -56,18 +56,9 @@ impl Vfs {
             (None, Some(delay)) => delay,
             (None, None) => return self.commit(ino, last_close).await,
         };
-        let scheduled = {
-            let mut inner = writer.inner();
-            let scheduled = inner.due.is_some();
-            inner.due = Some(Instant::now() + delay);
-            scheduled
-        };
-        self.promise(ino, &writer)?;
-        if !scheduled {
-            let vfs = self.clone();
-            self.behind.spawn(async move { vfs.commit_when_due(ino, &writer).await });
-        }
-        Ok(())
+        let promised = self.promise(ino, &writer);
+        self.commit_in(delay, ino, &writer);
+        promised
     }
 
     /// Writes down whose bytes these will be, for whoever finds them after a crash.
@@ -99,7 +90,7 @@ impl Vfs {
         Ok(())
     }
 
-    async fn commit_when_due(self: Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
+    pub(super) async fn commit_when_due(self: Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
         loop {
             let due =
                 writer.inner().due.filter(|_| !self.stopping.load(std::sync::atomic::Ordering::Acquire));
@@ -146,6 +137,8 @@ impl Vfs {
             writer.unfreeze(&frozen);
             return Ok(());
         }
+        // Under its deferred name it is a file like any other by now.
+        self.state().shelved.retain(|_, shelved| *shelved != ino);
         let outcome = self.send(ino, &writer, &destination, &frozen).await;
         let mut guard = self.state();
         let state = &mut *guard;
@@ -208,7 +201,7 @@ impl Vfs {
             state.landed(ino, &uploaded, frozen.len);
             let mut inner = writer.inner();
             inner.sent = frozen.generation;
-            inner.renamed = false;
+            inner.renamed_from = None;
             state.not_lost(&to.container, &to.path, &uploaded.id);
             let mut replaced: Vec<FileId> =
                 inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
@@ -351,13 +344,9 @@ impl Vfs {
         let state = self.state();
         let container = state.tree.container(state.tree.file(ino)?.container)?;
         let container = container.container.id.clone();
-        let inner = writer.inner();
-        Some(Destination {
-            container,
-            path: state.tree.path(ino),
-            base: inner.base.clone(),
-            renamed: inner.renamed,
-        })
+        let (inner, path) = (writer.inner(), state.tree.path(ino));
+        let renamed = inner.renamed_from.as_ref().is_some_and(|from| *from != path);
+        Some(Destination { container, path, base: inner.base.clone(), renamed })
     }
 
     pub(super) fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
@@ -383,7 +372,7 @@ impl Vfs {
             closed: true,
             reason: None,
             refused: false,
-            shelved: false,
+            shelved: state.shelved_from(ino).map(|from| Shelved { from, just_now: false }),
             sent,
         })
     }

@@ -117,8 +117,7 @@ impl Vfs {
         let writers: Vec<_> =
             self.state().writers.iter().map(|(ino, writer)| (*ino, writer.clone())).collect();
         for (ino, writer) in writers {
-            let shelved = self.state().shelved.values().any(|shelved| *shelved == ino);
-            if writer.inner().has_failed() || !writer.inner().is_dirty() || shelved {
+            if writer.inner().has_failed() || !writer.inner().is_dirty() {
                 // Durable since it failed, with its reason.
                 continue;
             }

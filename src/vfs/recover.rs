@@ -59,7 +59,7 @@ impl Vfs {
             state.unfinished(&staging, staging.data().display().to_string());
             return None;
         };
-        if meta.shelved {
+        if meta.shelved.as_ref().is_some_and(|shelved| shelved.just_now) {
             // The server has it, and shows it under its real name.
             staging.discard();
             return None;
@@ -85,7 +85,13 @@ impl Vfs {
             state.tree.unlink(ino);
         }
         match staging.len() {
-            Ok(len) => Some(state.show_unsent(container, &meta, staging, len)),
+            Ok(len) => {
+                let ino = state.show_unsent(container, &meta, staging, len);
+                if let Some(shelved) = meta.shelved {
+                    state.shelved.insert((container, shelved.from), ino);
+                }
+                Some(ino)
+            }
             Err(error) => {
                 state.unfinished.push(Left { name: meta.path, reason: error.to_string() });
                 None

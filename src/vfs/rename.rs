@@ -40,7 +40,7 @@ impl Vfs {
         self.ensure_entries(to_parent).await?;
         let name = name.to_str().ok_or_else(|| Error::quiet(libc::ENOENT))?;
         let (ino, target, is_directory) = {
-            let state = self.state();
+            let mut state = self.state();
             let ino = state.tree.child(parent, name).ok_or_else(|| Error::quiet(libc::ENOENT))?;
             let target = state.tree.child(to_parent, to_name);
             let in_root = |ino: Ino| ino == ROOT && self.config.container.is_none();
@@ -52,7 +52,8 @@ impl Vfs {
             if state.tree.container_of(parent) != state.tree.container_of(to_parent) {
                 return Err(Error::quiet(libc::EXDEV));
             }
-            let is_directory = state.tree.file(ino).is_none();
+            let is_link = state.tree.get(ino).is_some_and(|node| matches!(node.kind, Kind::Link(_)));
+            let is_directory = state.tree.file(ino).is_none() && !is_link;
             if target == Some(ino) {
                 return Ok(());
             }
@@ -69,10 +70,24 @@ impl Vfs {
                     _ => {}
                 }
             }
+            if is_link && self.scratch.class(to_name) != Some(Class::Local) {
+                return Err(Error::quiet(libc::EPERM));
+            }
+            if is_link && target.is_none_or(|target| state.tree.file(target).is_none()) {
+                state.put(ino, target, to_parent, to_name);
+                return Ok(());
+            }
             (ino, target, is_directory)
         };
         if self.config.no_overwrite && target.is_some() && !is_directory {
             return Err(Error::quiet(libc::EPERM));
+        }
+        let is_file = self.state().tree.file(ino).is_some();
+        if let Some(target) = target.filter(|_| !is_file && !is_directory) {
+            // A link in the place of a file.
+            self.remove_file(target).await?;
+            self.state().put(ino, None, to_parent, to_name);
+            return Ok(());
         }
         if is_directory {
             self.rename_directory(ino, target, to_parent, to_name, None).await
@@ -107,21 +122,25 @@ impl Vfs {
     ) -> Result<()> {
         let turns = self.turns([ino].into_iter().chain(target)).await;
         let writer = self.state().writers.get(&ino).cloned();
-        let (container, from, path, server) = {
+        let (container, from, path, server, returns) = {
             let state = self.state();
             let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
             let container = state.tree.container(file.container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let (from, path) = (state.tree.path(ino), state.tree.path_in(to, name));
-            if let Some(writer) = &writer
-                && state.is_shelved_from(file.container, &path, ino)
-                && target.is_none()
-            {
-                return self.unshelve(state, ino, writer, to, name);
-            }
-            (container.container.id.clone(), from, path, file.server.clone())
+            let returns = target.is_none() && state.is_shelved_from(file.container, &path, ino);
+            (container.container.id.clone(), from, path, file.server.clone(), returns)
         };
-        if server.is_some() && self.scratch.class(name) == Some(Class::Local) {
-            return self.shelve(ino, target, to, name).await;
+        if let Some(writer) = writer.as_ref().filter(|_| returns) {
+            let send_now = self.unshelve(ino, writer, to, name)?;
+            drop(turns);
+            return if send_now { self.save(ino, true).await } else { Ok(()) };
+        }
+        let is_shelved = self.state().shelved_from(ino).is_some();
+        if server.is_some()
+            && !is_shelved
+            && let Some(class) = self.scratch.class(name)
+        {
+            return self.shelve(ino, target, to, name, class).await;
         }
         if let Some(writer) = writer.filter(|writer| writer.inner().is_dirty()) {
             let send_now = self.rename_unsent(ino, &writer, target, to, name)?;
@@ -132,6 +151,14 @@ impl Vfs {
             self.state().put(ino, target, to, name);
             return Ok(());
         };
+        if self.config.write_back.is_some() && begun.is_none() && !self.state().open_for_writing(ino) {
+            // The bytes come here and wait under the new name: what happens to it next may make a POST needless.
+            let writer = self.bring_here(ino).await?;
+            writer.inner().generation += 1;
+            self.rename_unsent(ino, &writer, target, to, name)?;
+            drop(turns);
+            return self.save(ino, true).await;
+        }
         let replaces = {
             let state = self.state();
             let stands = target.and_then(|target| state.tree.file(target)?.id().cloned());
@@ -187,12 +214,12 @@ impl Vfs {
             let mut guard = self.state();
             let state = &mut *guard;
             let path = state.tree.path_in(to, name);
-            let aside =
-                state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
+            let from = state.shelved_from(ino).unwrap_or_else(|| state.tree.path(ino));
+            let aside = state.take_shelved(state.tree.container_of(ino).unwrap_or(ino), &path);
             {
                 let mut inner = writer.inner();
                 inner.replaces.extend(aside);
-                inner.renamed = true;
+                inner.renamed_from.get_or_insert(from);
                 inner.failed = None;
             }
             if let Some(target) = target {
@@ -200,6 +227,10 @@ impl Vfs {
             }
             state.leave_directory(ino);
             state.put(ino, target, to, name);
+            if self.scratch.class(name).is_none() {
+                // It takes its version on the server along.
+                state.shelved.retain(|_, shelved| *shelved != ino);
+            }
             state.remember(ino);
             !state.open_for_writing(ino)
         };
@@ -209,23 +240,22 @@ impl Vfs {
         Ok(closed)
     }
 
-    /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile.
-    fn unshelve(
-        &self,
-        mut state: std::sync::MutexGuard<'_, State>,
-        ino: Ino,
-        writer: &Writer,
-        to: Ino,
-        name: &str,
-    ) -> Result<()> {
+    /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile. Returns whether
+    /// it is to be saved now.
+    fn unshelve(&self, ino: Ino, writer: &Writer, to: Ino, name: &str) -> Result<bool> {
+        let mut state = self.state();
         state.shelved.retain(|_, shelved| *shelved != ino);
         state.tree.rename(ino, to, name);
         if writer.unshelved() {
             state.retire_writer(ino);
-            return Ok(());
+            return Ok(false);
         }
+        let closed = !state.open_for_writing(ino);
         drop(state);
-        self.promise(ino, writer)
+        if writer.is_promised() {
+            self.promise(ino, writer)?;
+        }
+        Ok(closed)
     }
 
     /// Whether a file is open here and its bytes are not: deleting it would break its readers.
@@ -279,7 +309,8 @@ impl Vfs {
             let mut unsent = Vec::new();
             for file in state.files_below(ino) {
                 if let Some(writer) = state.writers.get(&file) {
-                    writer.inner().renamed = true;
+                    let inside = &state.tree.path(file)[new_path.len()..];
+                    writer.inner().renamed_from.get_or_insert_with(|| format!("{old_path}{inside}"));
                     unsent.push((file, writer.clone()));
                 }
             }

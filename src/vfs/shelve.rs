@@ -2,18 +2,21 @@
 //!
 //! A real file that becomes a scratch file is *shelved*: its bytes come here, the server keeps its copy until a
 //! successor under the old name has arrived, and what the list says of it is shown under the scratch name. With no
-//! successor the copy goes when the scratch file does.
+//! successor the copy goes when the scratch file does. A crash within [`GRACE`] undoes the move; later the scratch name
+//! is for good, or if it is one that is merely deferred, the move is a rename like any other.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::FileId;
+use crate::journal::Shelved;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
+use crate::vfs::writer::Writer;
 use crate::vfs::{Entry, Error, Result, State, Vfs};
 
 /// How long a file with a deferred name waits for its rename.
@@ -26,7 +29,7 @@ impl Vfs {
         let class = self.scratch.class(&node.name)?;
         let file = node.file()?;
         let shelved = state.shelved.values().any(|shelved| *shelved == ino);
-        (file.server.is_none() || (shelved && class == Class::Local)).then_some(class)
+        (file.server.is_none() || shelved).then_some(class)
     }
 
     /// A symbolic link, as editors make them for locks.
@@ -54,18 +57,24 @@ impl Vfs {
         Ok(self.entry_of(&state, ino, node))
     }
 
-    /// Moves a file that is on the server aside, under a scratch name.
+    /// Moves a file that is on the server aside, under a scratch name of `class`.
     pub(super) async fn shelve(
         self: &Arc<Self>,
         ino: Ino,
         target: Option<Ino>,
         to: Ino,
         name: &str,
+        class: Class,
     ) -> Result<()> {
-        let writer = self.prepare(ino, u64::MAX).await?;
-        let staging = writer.inner().staging.clone().ok_or_else(|| Error::quiet(libc::ESTALE))?;
-        let note = self.meta(ino, None).map(|mut meta| {
-            meta.shelved = true;
+        let writer = self.bring_here(ino).await?;
+        let (staging, dirty) = {
+            let inner = writer.inner();
+            (inner.staging.clone().ok_or_else(|| Error::quiet(libc::ESTALE))?, inner.is_dirty())
+        };
+        // Bytes that the server doesn't have keep their note: after a crash they are sent under the real name.
+        let note = self.meta(ino, None).filter(|_| !dirty).map(|mut meta| {
+            let from = std::mem::replace(&mut meta.path, self.state().tree.path_in(to, name));
+            meta.shelved = Some(Shelved { from, just_now: true });
             meta
         });
         tokio::task::spawn_blocking(move || {
@@ -85,15 +94,48 @@ impl Vfs {
                 id
             });
             writer.shelved();
+            if class == Class::Deferred {
+                writer.inner().renamed_from.get_or_insert_with(|| real.1.clone());
+            }
             state.tree.rename(ino, to, name);
             state.shelved.insert(real, ino);
             let id = state.tree.container(container).map(|container| container.container.id.clone());
             replaced.and_then(|replaced| Some((id?, replaced)))
         };
+        match class {
+            Class::Local => self.settle_aside_later(ino),
+            Class::Deferred => self.commit_in(GRACE, ino, &writer),
+        }
         if let Some((container, id)) = replaced {
             self.delete_replaced(&container, &id).await;
         }
         Ok(())
+    }
+
+    /// A local scratch name is for good after the grace, or when the mount ends.
+    fn settle_aside_later(self: &Arc<Self>, ino: Ino) {
+        let vfs = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            let Some(vfs) = vfs.upgrade() else { return };
+            let writer = {
+                let state = vfs.state();
+                state.shelved_from(ino).and_then(|_| state.writers.get(&ino).cloned())
+            };
+            let settled = writer.map_or(Ok(()), |writer| vfs.promise(ino, &writer));
+            if let Err(error) = settled {
+                tracing::warn!(%error, "a file moved aside would have its old name back after a crash");
+            }
+        });
+    }
+
+    /// Saves a file `delay` from now, unless that is put off or the mount ends before.
+    pub(super) fn commit_in(self: &Arc<Self>, delay: Duration, ino: Ino, writer: &Arc<Writer>) {
+        let scheduled = writer.inner().due.replace(Instant::now() + delay).is_some();
+        if !scheduled {
+            let (vfs, writer) = (self.clone(), writer.clone());
+            self.behind.spawn(async move { vfs.commit_when_due(ino, &writer).await });
+        }
     }
 
     /// The versions `replaced` are about to be deleted: shelved files that stood for them now stand for themselves.
@@ -129,6 +171,12 @@ impl State {
     pub(super) fn take_shelved(&self, container: Ino, path: &str) -> Option<FileId> {
         let ino = *self.shelved.get(&(container, path.to_owned()))?;
         self.tree.file(ino).and_then(|file| file.id().cloned())
+    }
+
+    /// The real path of a shelved file.
+    pub(super) fn shelved_from(&self, ino: Ino) -> Option<String> {
+        let mut shelved = self.shelved.iter();
+        shelved.find(|(_, shelved)| **shelved == ino).map(|((_, path), _)| path.clone())
     }
 
     /// Whether `ino` is shelved from the path `path`, to which it may simply return.

@@ -53,8 +53,9 @@ pub(super) struct Inner {
     pub(super) base: Option<Arc<api::File>>,
     /// Further versions that these bytes replace, after a rename over them.
     pub(super) replaces: Vec<FileId>,
-    /// Renamed since the last upload: equal bytes are still another file.
-    pub(super) renamed: bool,
+    /// The path of the version underneath, if the file was renamed since: under another one equal bytes are still
+    /// another file.
+    pub(super) renamed_from: Option<String>,
     /// With `--write-back`: when the upload begins.
     pub(super) due: Option<Instant>,
 }
@@ -142,7 +143,7 @@ impl Writer {
                 clean_at: None,
                 base,
                 replaces: Vec::new(),
-                renamed: false,
+                renamed_from: None,
                 due: None,
             }),
             prepare: tokio::sync::Mutex::new(()),
@@ -421,6 +422,12 @@ impl Vfs {
             let ino = ino.ok_or_else(|| Error::quiet(libc::EBADF))?;
             self.prepare(ino, u64::MAX).await?;
         }
+    }
+
+    /// Sees to it that the bytes of a file are here, as they are.
+    pub(super) async fn bring_here(&self, ino: Ino) -> Result<Arc<Writer>> {
+        let writer = self.state().writer(ino)?;
+        if writer.len().is_some() { Ok(writer) } else { self.prepare(ino, u64::MAX).await }
     }
 
     /// Sees to it that the bytes of a file are here and may be changed; at most the first `keep` bytes of the

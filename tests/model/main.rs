@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod reference;
+mod regressions;
 mod world;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ use crate::world::World;
 /// Names that only this mount writes.
 const PATHS: [&str; 6] = ["a", "b.txt", "d/a", "d/b", "e/a", "d/f/a"];
 const DIRECTORIES: [&str; 4] = ["d", "e", "d/f", "g"];
+/// Names of what tools write beside a file: two that stay here, and one that is sent if it stays.
+const SCRATCH: [&str; 3] = ["a~", "d/b~", DEFERRED];
+const DEFERRED: &str = "sedAbCdEf";
 /// Names that somebody else writes, and that are renamed and removed here.
 const REMOTE: [&str; 2] = ["r1.csv", "r2.csv"];
 
@@ -68,8 +72,11 @@ fn faults() -> impl Strategy<Value = Step> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let path = || prop::sample::select(PATHS.to_vec());
-    let any_path = || prop::sample::select([PATHS.as_slice(), REMOTE.as_slice()].concat());
+    let path = || {
+        let of = |paths: &[&'static str]| prop::sample::select(paths.to_vec());
+        prop_oneof![5 => of(&PATHS), 1 => of(&SCRATCH)]
+    };
+    let any_path = || prop_oneof![4 => path(), 1 => prop::sample::select(REMOTE.to_vec())];
     let directory = || prop::sample::select(DIRECTORIES.to_vec());
     let remote = || prop::sample::select(REMOTE.to_vec());
     prop_oneof![
@@ -149,18 +156,26 @@ impl Run {
                 let (expected, outcome) = (reference.may_save(path), world.save(path, bytes));
                 check(step, expected, &outcome, faulty);
                 if expected != Expected::Failure {
-                    reference.saved(path, bytes, outcome.is_ok() && !(refusing && bytes.0.is_empty()));
+                    reference.saved(
+                        path,
+                        bytes,
+                        outcome.is_ok() && !(refusing && (bytes.0.is_empty() || *path == DEFERRED)),
+                    );
                 }
             }
             Step::Append(path, bytes) => {
                 let (expected, outcome) = (reference.may_change(path), world.append(path, bytes));
                 check(step, expected, &outcome, faulty);
-                reference.appended(path, bytes, outcome.is_ok());
+                reference.appended(path, bytes, outcome.is_ok() && !(refusing && *path == DEFERRED));
             }
             Step::Truncate(path, len) => {
                 let (expected, outcome) = (reference.may_change(path), world.truncate(path, *len as u64));
                 check(step, expected, &outcome, faulty);
-                reference.truncated(path, *len, outcome.is_ok() && !(refusing && *len == 0));
+                reference.truncated(
+                    path,
+                    *len,
+                    outcome.is_ok() && !(refusing && (*len == 0 || *path == DEFERRED)),
+                );
             }
             Step::Unlink(path) => {
                 world.expire();
@@ -173,7 +188,10 @@ impl Run {
                 let (expected, outcome) = (reference.may_rename(from, to), world.rename(from, to));
                 check(step, expected, &outcome, faulty);
                 if expected != Expected::Failure {
-                    reference.renamed(from, to, outcome.is_ok());
+                    reference.renamed(from, to, outcome.is_ok() && !(refusing && *to == DEFERRED));
+                    if SCRATCH.contains(to) && !SCRATCH.contains(from) {
+                        reference.moved_aside(from, to);
+                    }
                 }
             }
             Step::Mkdir(path) => {
@@ -206,7 +224,8 @@ impl Run {
             }
             Step::Look => self.look("a look"),
             // What is refused behind a close waits for a person, and is shown by no later mount.
-            Step::Fault(Kind::Upload, Fault::Status { code: 400, .. }) if world.writes_back() => {}
+            Step::Fault(Kind::Upload, Fault::Status { code: 400, .. })
+                if world.writes_back() || reference.may_change(DEFERRED) != Expected::Failure => {}
             Step::Fault(kind, fault) => {
                 if matches!(fault, Fault::Status { code: 400, .. }) && *kind == Kind::Upload {
                     world.settle();
@@ -223,6 +242,7 @@ impl Run {
             }
             Step::Crash => {
                 world.crash();
+                reference.crashed();
                 world.mount();
                 self.look("after a crash");
             }
@@ -233,6 +253,12 @@ impl Run {
     fn end(mut self) {
         self.world.emulator.faults().clear();
         self.look("at the end");
+        for path in SCRATCH {
+            if self.reference.may_change(path) != Expected::Failure {
+                let outcome = self.world.unlink(path);
+                self.reference.unlinked(path, outcome.is_ok());
+            }
+        }
         let left = self.world.unmount();
         assert!(left.is_empty() || self.faulty, "left at the end: {left:?}");
         // What was refused waits for a person; everything else is on the server by now.
@@ -252,6 +278,16 @@ impl Run {
     }
 }
 
+fn run(setting: &Setting, steps: &[Step]) {
+    let quirks = |quirks: &mut containerfs::emulator::Quirks| quirks.replace_by_name = setting.replace;
+    let world = World::new(setting.profile, quirks, setting.write_back);
+    let mut run = Run { world, reference: Reference::default(), faulty: false, refusing: false };
+    for step in steps {
+        run.step(step);
+    }
+    run.end();
+}
+
 fn cases() -> u32 {
     std::env::var("CONTAINERFS_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
 }
@@ -269,12 +305,6 @@ proptest! {
         setting in setting(),
         steps in prop::collection::vec(step(), 1..40),
     ) {
-        let quirks = |quirks: &mut containerfs::emulator::Quirks| quirks.replace_by_name = setting.replace;
-        let world = World::new(setting.profile, quirks, setting.write_back);
-        let mut run = Run { world, reference: Reference::default(), faulty: false, refusing: false };
-        for step in &steps {
-            run.step(step);
-        }
-        run.end();
+        run(&setting, &steps);
     }
 }

@@ -22,6 +22,8 @@ type Outcomes = BTreeSet<Option<Bytes>>;
 pub(crate) struct Reference {
     files: BTreeMap<String, Outcomes>,
     directories: BTreeSet<String>,
+    /// Scratch names that files of the server were moved to, and where these come from: soon after, a crash undoes it.
+    aside: Vec<(String, String)>,
 }
 
 /// What a call is expected to say.
@@ -103,6 +105,19 @@ impl Reference {
 
     pub(crate) fn unlinked(&mut self, path: &str, succeeded: bool) {
         self.change(path, succeeded, |_| None);
+    }
+
+    pub(crate) fn moved_aside(&mut self, from: &str, to: &str) {
+        self.aside.push((to.to_owned(), from.to_owned()));
+    }
+
+    /// What was moved aside may have its name back.
+    pub(crate) fn crashed(&mut self) {
+        for (scratch, real) in std::mem::take(&mut self.aside) {
+            let (moved, stands) = (self.outcomes(&scratch), self.outcomes(&real));
+            self.set(&real, moved.iter().chain(&stands).cloned().collect());
+            self.set(&scratch, moved.into_iter().chain([None]).collect());
+        }
     }
 
     pub(crate) fn may_mkdir(&self, path: &str) -> Expected {

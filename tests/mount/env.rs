@@ -49,6 +49,16 @@ pub(crate) fn is_missing(what: &str, missing: bool) -> bool {
     missing
 }
 
+/// A program that cargo installs, from the path or from `tools` below the target directory, where `.ci/run` puts it.
+pub(crate) fn tool(program: &str) -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_BIN_EXE_containerfs")).ancestors().nth(2).unwrap();
+    let installed = target.join("tools/bin").join(program);
+    if installed.exists() {
+        return Some(installed);
+    }
+    (!program_is_missing(program)).then(|| program.into())
+}
+
 /// Runs a test on both profiles of the server, unless there is no FUSE.
 pub(crate) fn on_both_profiles(test: impl Fn(&Env)) {
     for profile in [Profile::Openai, Profile::Plain] {

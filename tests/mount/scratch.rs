@@ -1,6 +1,7 @@
 //! What editors and other tools write beside a file never reaches the server, and a save is one POST.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
@@ -135,6 +136,96 @@ fn a_crash_gives_a_file_moved_aside_its_name_back() {
 }
 
 #[test]
+fn a_file_moved_aside_for_good_stays_so_after_a_crash_and_a_remount() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        env.store().put_upload(&id, "g", b"another");
+        let mut mount = env.mount(&[]);
+        mount.sh("c", "mv f f~ && mv g g~ && echo more >> g~");
+        std::thread::sleep(std::time::Duration::from_secs(11));
+        mount.kill();
+        drop(mount);
+        for _ in 0..2 {
+            let mount = env.mount(&[]);
+            assert_eq!(mount.names("c"), ["f~", "g~"]);
+            assert_eq!(mount.sh("c", "cat f~ g~"), "oldanothermore\n");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.store().files(&id).len(), 2, "the server keeps them until the scratch files go");
+        }
+        let mount = env.mount(&[]);
+        mount.sh("c", "rm f~ && echo new > g && rm g~");
+        assert_eq!(mount.names("c"), ["g"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        alone(env, &id, "g", b"new\n");
+    });
+}
+
+#[test]
+fn what_was_saved_and_then_moved_aside_survives_a_crash() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        mount.sh("c", "echo saved > f && mv f f~");
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(mount.sh("c", "cat f"), "saved\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        alone(env, &id, "f", b"saved\n");
+    });
+}
+
+#[test]
+fn a_file_written_while_it_is_aside_comes_back_as_it_is() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        mount.sh("c", "mv f f~ && echo more >> f~ && mv f~ g~ && cat g~");
+        assert_eq!(env.changes(), []);
+        mount.sh("c", "mv g~ f");
+        assert_eq!(env.changes(), [Upload, DeleteFile]);
+        alone(env, &id, "f", b"oldmore\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn a_file_moved_to_a_deferred_name_is_renamed_when_it_stays() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        mount.sh("c", "mv f sediments && mv sediments f && mv f sediments && cat sediments");
+        assert_eq!(env.changes(), []);
+        wait_until("its time has come", || env.count(DeleteFile) == 1);
+        assert_eq!(env.changes(), [Upload, DeleteFile]);
+        assert_eq!(mount.names("c"), ["sediments"]);
+        alone(env, &id, "sediments", b"old");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn a_link_is_renamed_to_scratch_names_only() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh("c", "ln -s x .#a && echo y > .#b && mv .#a .#b && readlink .#b && ls -A");
+        assert_eq!(mount.names("c"), [".#b"]);
+        assert_eq!(errno(fs::rename(mount.path("c/.#b"), mount.path("c/real"))), libc::EPERM);
+        mount.sh("c", "rm .#b");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert!(env.store().files(&id).is_empty());
+    });
+}
+
+#[test]
 fn a_deferred_name_that_stays_is_sent_at_the_end() {
     on_openai(|env| {
         let id = env.container("c");
@@ -181,6 +272,31 @@ fn in_a_terminal(mount: &Mount, command: &str, keys: &[&[&str]]) {
     wait_until("the editor ends", || !tmux(&["list-sessions"]).contains("editor"));
 }
 
+/// Runs something while the server is watched: it has a whole version of `name` at any moment, and nothing else.
+fn watched(env: &Env, id: &str, name: &str, work: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(Ordering::Acquire) || looks == 0 {
+                let files = env.store().files(id);
+                assert!(!files.is_empty(), "there is no version");
+                for file in files {
+                    assert!(file.path.ends_with(name), "{} reached the server", file.path);
+                    let bytes = env.store().content(id, &file.id);
+                    assert!(bytes.is_none_or(|bytes| bytes.ends_with(b"line\n")), "a version is not whole");
+                }
+                looks += 1;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Ordering::Release);
+        watcher.join().unwrap();
+        outcome.unwrap();
+    });
+}
+
 fn a_save_is_one_post(env: &Env, program: &str, command: &str, keys: &[&[&str]]) {
     if program_is_missing("tmux") || program_is_missing(program) {
         return;
@@ -189,9 +305,11 @@ fn a_save_is_one_post(env: &Env, program: &str, command: &str, keys: &[&[&str]])
     env.store().put_upload(&id, "f.txt", b"old line\n");
     let mount = env.mount(&[]);
     env.emulator.forget_requests();
-    in_a_terminal(&mount, command, keys);
-    wait_until("the save arrives", || uploads(env) > 0);
-    assert_eq!(mount.unmount(env), (0, 0));
+    watched(env, &id, "f.txt", || {
+        in_a_terminal(&mount, command, keys);
+        wait_until("the save arrives", || uploads(env) > 0);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
     assert_eq!(uploads(env), 1, "{command}: {:?}", env.changes());
     assert!(env.count(DeleteFile) <= 1, "{command}: {:?}", env.changes());
     let bytes = env.bytes_on_server(&id, "f.txt");
@@ -231,9 +349,84 @@ fn a_save_with_sed_is_one_post() {
         env.store().put_upload(&id, "f.txt", b"old line\n");
         let mount = env.mount(&[]);
         env.emulator.forget_requests();
-        mount.sh("c", "sed -i s/old/new/ f.txt");
-        assert_eq!(mount.unmount(env), (0, 0));
+        watched(env, &id, "f.txt", || {
+            mount.sh("c", "sed -i s/old/new/ f.txt");
+            assert_eq!(mount.unmount(env), (0, 0));
+        });
         assert_eq!(uploads(env), 1);
         alone(env, &id, "f.txt", b"new line\n");
     });
+}
+
+/// What gedit does (GIO's `g_file_replace_contents`): a temporary file beside the document, synced, with its mode, and
+/// renamed over it; with a backup copy, the document is moved aside first.
+const GEDIT: &str = "
+import os, sys
+path, backup = sys.argv[1], sys.argv[2] == 'backup'
+text = open(path).read()
+temporary = '.goutputstream-K3YX91'
+fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+os.fchmod(fd, os.stat(path).st_mode)
+os.write(fd, ('new ' + text).encode())
+os.fsync(fd)
+os.close(fd)
+if backup:
+    if os.path.exists(path + '~'):
+        os.unlink(path + '~')
+    os.rename(path, path + '~')
+os.rename(temporary, path)
+";
+
+#[test]
+fn a_save_with_gedits_temporary_file_is_one_post() {
+    if program_is_missing("python3") {
+        return;
+    }
+    on_both_profiles(|env| {
+        for backup in ["plain", "backup"] {
+            let id = env.container(backup);
+            env.store().put_upload(&id, "f.txt", b"old line\n");
+            let mount = env.mount(&[]);
+            env.emulator.forget_requests();
+            watched(env, &id, "f.txt", || {
+                let script = env.dir.path().join("gedit.py");
+                fs::write(&script, GEDIT).unwrap();
+                mount.sh(backup, &format!("python3 {} f.txt {backup}", script.display()));
+                assert_eq!(env.changes(), [Upload, DeleteFile]);
+                assert_eq!(mount.unmount(env), (0, 0));
+            });
+            assert_eq!(env.changes(), [Upload, DeleteFile]);
+            alone(env, &id, "f.txt", b"new old line\n");
+        }
+    });
+}
+
+/// What LibreOffice does: a lock file, a temporary file of no known name, and a rename; at the end the lock goes.
+#[test]
+fn a_save_with_a_temporary_file_of_unknown_name_ends_with_one_version() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.odt", b"old line\n");
+        for flags in [&[][..], &["--write-back", "--write-back-delay", "300ms"][..]] {
+            let mount = env.mount(flags);
+            env.emulator.forget_requests();
+            mount.sh(
+                "c",
+                "echo me > .~lock.f.odt# && cp f.odt lu123abc.tmp && echo more >> lu123abc.tmp \
+                 && mv lu123abc.tmp f.odt && rm .~lock.f.odt#",
+            );
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(mount_names(env, &id), ["f.odt"]);
+            if !flags.is_empty() {
+                assert_eq!(env.changes(), [Upload, DeleteFile]);
+            }
+        }
+        alone(env, &id, "f.odt", b"old line\nmore\nmore\n");
+    });
+}
+
+/// The names of a container as a fresh mount shows them.
+fn mount_names(env: &Env, id: &str) -> Vec<String> {
+    let mount = env.mount(&["--container", id]);
+    mount.names("")
 }

@@ -97,3 +97,38 @@ fn a_refusal_behind_the_close_is_told_at_the_end() {
         assert_eq!(mount.unmount(env), (3, 3));
     });
 }
+
+#[test]
+fn renames_cost_what_the_final_name_costs() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        env.store().put_upload(&id, "g", b"another");
+        let mount = env.mount(LONG);
+        env.emulator.forget_requests();
+        mount.sh("c", "mv f a && mv a b && mv b f && mv g h && mv h i && mv i g2 && cat f g2");
+        assert_eq!(env.changes(), []);
+        assert_eq!(mount.names("c"), ["f", "g2"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload, DeleteFile]);
+        assert_eq!(env.bytes_on_server(&id, "g2"), b"another");
+        assert_eq!(env.store().files(&id).len(), 2);
+    });
+}
+
+#[test]
+fn a_rename_that_waits_survives_a_kill() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mut mount = env.mount(LONG);
+        mount.sh("c", "mv f g");
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["g"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "g"), b"old");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}

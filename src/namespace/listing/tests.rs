@@ -173,3 +173,20 @@ fn a_made_up_name_is_not_made_up_again() {
         assert_eq!(fixture.names(), ["x", "x~11111111"]);
     }
 }
+
+#[test]
+fn a_list_asked_for_before_an_upload_landed_changes_nothing_of_it() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[file("a", "f", 1)]);
+    let (ino, asked) = (fixture.ino("f"), Instant::now());
+    // A server that keeps the id: the list has the older length under it.
+    fixture.tree.set_server(ino, Arc::new(file("a", "f", 2)));
+    let node = fixture.tree.file_mut(ino).unwrap();
+    (node.size, node.size_is_ours) = (Some((5, Instant::now())), true);
+    let listed = vec![file("a", "f", 1)];
+    apply_files(&mut fixture.tree, ROOT, listed.clone(), asked, &fixture.records, &HashSet::new());
+    assert_eq!(fixture.ino("f"), ino);
+    // Asked for later it tells of somebody else's change.
+    fixture.list(&listed);
+    assert_ne!(fixture.ino("f"), ino);
+}

@@ -1,0 +1,56 @@
+//! What the random steps have found once, in as few of them as show it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use containerfs::emulator::{Fault, Kind, Profile, ReplaceByName};
+
+use crate::reference::Bytes;
+use crate::{Setting, Step, run};
+
+fn setting(profile: Profile, write_back: Option<Duration>) -> Setting {
+    Setting { profile, replace: ReplaceByName::Second, write_back }
+}
+
+fn save(path: &'static str, bytes: &str) -> Step {
+    Step::Save(path, Bytes(bytes.as_bytes().to_vec()))
+}
+
+fn refused() -> Step {
+    Step::Fault(Kind::Upload, Fault::Status { code: 400, body: None, headers: BTreeMap::new() })
+}
+
+#[test]
+fn an_empty_file_is_there_after_a_crash() {
+    let steps = [save("a", ""), save("a", ""), Step::Mkdir("d"), save("d/b", ""), Step::Crash];
+    run(&setting(Profile::Openai, None), &steps);
+}
+
+#[test]
+fn a_directory_is_renamed_even_if_what_is_in_it_is_refused() {
+    let steps = [Step::Mkdir("d"), refused(), save("d/a", ""), Step::Rename("d", "e")];
+    run(&setting(Profile::Openai, None), &steps);
+}
+
+#[test]
+fn a_lost_answer_is_one_version_after_renames_and_a_crash() {
+    for profile in [Profile::Openai, Profile::Plain] {
+        let steps = [
+            Step::Fault(Kind::Upload, Fault::ResetAfter),
+            save("a", "first"),
+            Step::Rename("a", "b.txt"),
+            save("a", "second"),
+            Step::Crash,
+            Step::Look,
+            save("a", "third"),
+        ];
+        run(&setting(profile, None), &steps);
+    }
+}
+
+#[test]
+fn a_file_saved_and_moved_aside_before_its_upload_survives_a_crash() {
+    let later = Some(Duration::from_secs(3600));
+    let steps = [save("a", "old"), Step::Remount, save("a", "new"), Step::Rename("a", "a~"), Step::Crash];
+    run(&setting(Profile::Openai, later), &steps);
+}
