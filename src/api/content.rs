@@ -8,6 +8,7 @@ use reqwest::{Response, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
+use crate::api::budget;
 use crate::api::client::Client;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::transport::{Reply, enough, innermost};
@@ -60,33 +61,39 @@ impl Content {
     /// `CutBody` if the connection breaks or the body is not as long as its header said, `Timeout` if less than
     /// 1 KiB/s moves. Only the time spent waiting here counts.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            let begun = Instant::now();
-            let left = self.window.saturating_sub(self.waited);
-            let Ok(chunk) = timeout(left, self.response.chunk()).await else {
-                if self.moved < enough(self.window) {
-                    return Err(self.error(ErrorKind::Timeout, "the body stopped arriving"));
+        let begun = Instant::now();
+        let left = self.window.saturating_sub(self.waited);
+        let Ok(chunk) = timeout(left, self.response.chunk()).await else {
+            return Err(self.error(ErrorKind::Timeout, "the body stopped arriving"));
+        };
+        self.waited += begun.elapsed();
+        match chunk {
+            Ok(Some(chunk)) => {
+                self.moved += chunk.len() as u64;
+                if self.moved >= enough(self.waited) {
+                    budget::give_back(self.waited);
+                    (self.waited, self.moved) = (Duration::ZERO, 0);
                 }
-                (self.waited, self.moved) = (Duration::ZERO, 0);
-                continue;
-            };
-            self.waited += begun.elapsed();
-            return match chunk {
-                Ok(Some(chunk)) => {
-                    self.moved += chunk.len() as u64;
-                    self.received += chunk.len() as u64;
-                    self.client.received(chunk.len() as u64);
-                    Ok(Some(chunk))
-                }
-                Ok(None) if self.length.is_some_and(|length| length != self.received) => {
-                    Err(self.error(ErrorKind::CutBody, "the body is not as long as its header said"))
-                }
-                Ok(None) => Ok(None),
-                Err(error) => {
-                    Err(self.error(ErrorKind::CutBody, &format!("the body was cut: {}", innermost(&error))))
-                }
-            };
+                self.received += chunk.len() as u64;
+                self.client.received(chunk.len() as u64);
+                Ok(Some(chunk))
+            }
+            Ok(None) if self.length.is_some_and(|length| length != self.received) => {
+                Err(self.error(ErrorKind::CutBody, "the body is not as long as its header said"))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                Err(self.error(ErrorKind::CutBody, &format!("the body was cut: {}", innermost(&error))))
+            }
         }
+    }
+
+    /// The error of a body that is announced with another length than the list has told.
+    pub(crate) fn wrong_length(&self, announced: u64) -> Error {
+        self.error(
+            ErrorKind::CutBody,
+            &format!("a body of {announced} bytes is announced, which is not the file's length"),
+        )
     }
 
     fn error(&self, kind: ErrorKind, message: &str) -> Error {

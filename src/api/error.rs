@@ -33,6 +33,8 @@ pub enum ErrorKind {
     TooLarge,
     /// 408, or nothing moved for too long.
     Timeout,
+    /// 409: somebody else is at it.
+    Conflict,
     /// 429.
     RateLimited,
     /// 5xx.
@@ -172,6 +174,7 @@ fn kind_of(operation: &'static str, status: StatusCode, told: &Told) -> ErrorKin
         400 | 404 | 410 if about_expiry => ErrorKind::ContainerGone,
         404 | 410 => not_found(operation, &message, told.is_api),
         408 | 504 => ErrorKind::Timeout,
+        409 => ErrorKind::Conflict,
         413 => ErrorKind::TooLarge,
         429 => ErrorKind::RateLimited,
         400 | 422 if about_size => ErrorKind::TooLarge,
@@ -182,7 +185,8 @@ fn kind_of(operation: &'static str, status: StatusCode, told: &Told) -> ErrorKin
 }
 
 fn not_found(operation: &'static str, message: &str, is_api: bool) -> ErrorKind {
-    if !is_api {
+    // Where no container was named, it is the API that is not there.
+    if !is_api || matches!(operation, "list containers" | "create container") {
         return ErrorKind::NotFound;
     }
     let of_a_file = matches!(operation, "retrieve file" | "delete file" | "content");
@@ -204,9 +208,9 @@ fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool) -> bool {
     }
     let told_to_wait = headers.contains_key("retry-after") || headers.contains_key("retry-after-ms");
     match status.as_u16() {
-        429 => true,
+        408 | 409 | 429 => true,
         503 if posts => told_to_wait,
-        408 | 409 | 500..=599 => !posts,
+        500..=599 => !posts,
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! A typed client of the nine operations. It knows no files and no FUSE.
 
+pub mod budget;
 pub mod client;
 mod content;
 pub mod error;

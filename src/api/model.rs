@@ -143,6 +143,13 @@ pub struct Deleted {
     pub deleted: bool,
 }
 
+impl Deleted {
+    /// Whether this is the reply to a DELETE that was carried out.
+    pub(super) fn says_so(&self) -> bool {
+        self.deleted || self.object.ends_with("deleted")
+    }
+}
+
 /// One page of a list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page<T> {

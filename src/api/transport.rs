@@ -12,9 +12,10 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::api::budget;
 use crate::api::client::ClientConfig;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::redact::Redactor;
@@ -30,6 +31,9 @@ const ERROR_MAX: usize = 64 << 10;
 
 /// Bytes a second below which a transfer counts as stuck (DESIGN §6).
 const SLOWEST: u64 = 1 << 10;
+
+/// How often it is looked whether an upload still moves.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Metadata calls that may be under way beside the transfers.
 const METADATA_AT_ONCE: usize = 16;
@@ -58,6 +62,14 @@ impl Call {
     /// Whether it makes something, so that sending it twice may make two.
     fn posts(&self) -> bool {
         self.method == Method::POST
+    }
+
+    /// Bytes of content that it sends.
+    fn length(&self) -> u64 {
+        match &self.payload {
+            Payload::File { body, .. } => body.len(),
+            Payload::Nothing | Payload::Json(_) => 0,
+        }
     }
 }
 
@@ -111,9 +123,14 @@ impl Transport {
     /// Sends a call and reads its whole reply, which is JSON or nothing.
     pub(super) async fn call(&self, call: &Call) -> Result<Bytes> {
         let transfer = matches!(call.payload, Payload::File { .. });
-        let _permit = acquire(if transfer { &self.transfers } else { &self.metadata }).await;
-        let deadline = Instant::now() + self.timeout;
-        self.repeated(call, deadline, |moved| self.call_once(call, deadline, moved)).await
+        let _permit = self.turn(if transfer { &self.transfers } else { &self.metadata }).await;
+        let begun = Instant::now();
+        let deadline = budget::deadline(self.timeout);
+        let outcome = self.repeated(call, deadline, |moved| self.call_once(call, deadline, moved)).await;
+        if outcome.is_ok() {
+            budget::give_back(begun.elapsed());
+        }
+        outcome
     }
 
     async fn call_once(
@@ -122,26 +139,38 @@ impl Transport {
         deadline: Instant,
         moved: Option<Arc<AtomicU64>>,
     ) -> std::result::Result<Bytes, Failure> {
-        let response = match moved {
-            Some(moved) => {
-                self.while_it_moves(call, self.send(call, None, Some(moved.clone())), &moved).await?
-            }
-            None => self.until(deadline, call, self.send(call, None, None)).await?,
+        let whole = async {
+            let response = self.send(call, None, moved.clone()).await?;
+            bounded(call, response, JSON_MAX, &self.redactor).await
         };
-        match timeout(self.timeout, bounded(call, response, JSON_MAX, &self.redactor)).await {
-            Ok(body) => body,
-            Err(_) => Err(late(call)),
+        match &moved {
+            Some(moved) => self.while_it_moves(deadline, call, whole, moved).await,
+            None => self.until(deadline, call, whole).await,
         }
     }
 
     /// Sends a call whose reply is a file, from byte `from` on. A reply that stays away within the deadline is an
     /// error; how long the body takes is the reader's business.
     pub(super) async fn open(&self, call: &Call, from: Option<u64>) -> Result<Reply> {
-        let permit = acquire(&self.transfers).await;
-        let deadline = Instant::now() + self.timeout;
+        let permit = self.turn(&self.transfers).await;
+        let begun = Instant::now();
+        let deadline = budget::deadline(self.timeout);
         let once = |_| self.until(deadline, call, self.send(call, from, None));
         let response = self.repeated(call, deadline, once).await?;
+        budget::give_back(begun.elapsed());
         Ok(Reply { response, permit })
+    }
+
+    /// Waits for a connection and for the rate limit; no deadline runs meanwhile.
+    async fn turn(&self, connections: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        budget::free(async {
+            let permit = connections.clone().acquire_owned().await.expect("the semaphores are never closed");
+            if let Some(limiter) = &self.limiter {
+                limiter.until_ready().await;
+            }
+            permit
+        })
+        .await
     }
 
     async fn repeated<T, Attempt>(
@@ -154,11 +183,12 @@ impl Transport {
         Attempt: Future<Output = std::result::Result<T, Failure>>,
     {
         let transfer = matches!(call.payload, Payload::File { .. });
+        if deadline <= Instant::now() {
+            let message = "the time of this call was used up by requests that came to nothing";
+            return Err(Error::new(ErrorKind::Timeout, call.operation, message));
+        }
         let mut waited = Duration::ZERO;
         for attempts in 0.. {
-            if let Some(limiter) = &self.limiter {
-                limiter.until_ready().await;
-            }
             let begun = Instant::now();
             let outcome = attempt(transfer.then(Arc::default)).await;
             let took = begun.elapsed();
@@ -180,6 +210,9 @@ impl Transport {
             }
             self.counters.repeated();
             tokio::time::sleep(wait).await;
+            if let Some(limiter) = &self.limiter {
+                limiter.until_ready().await;
+            }
         }
         unreachable!("the loop ends by returning")
     }
@@ -227,8 +260,16 @@ impl Transport {
         }
         let headers = response.headers().clone();
         let read = bounded(call, response, ERROR_MAX, &self.redactor);
-        let body =
-            timeout(self.timeout, read).await.ok().and_then(std::result::Result::ok).unwrap_or_default();
+        // Up to the deadline of the call, which the caller keeps.
+        let body = read.await;
+        if body.is_err() && matches!(status.as_u16(), 400 | 404 | 410 | 422) {
+            // These mean different things, which the body would have told.
+            let message = format!("the server answered {status}, and the rest of its reply was cut");
+            return Err(Error::new(ErrorKind::CutBody, call.operation, message)
+                .retrying(!call.posts())
+                .into());
+        }
+        let body = body.unwrap_or_default();
         let error = Error::of_reply(call.operation, status, &headers, &body, call.posts(), &self.redactor);
         Err(Failure { error, asked: retry::asked(&headers, SystemTime::now()) })
     }
@@ -245,32 +286,43 @@ impl Transport {
         }
     }
 
-    /// Waits while bytes go out; after the last one, one window longer.
+    /// Waits while bytes go out. After the last one as long again as sending took, and one window: some of them are
+    /// still in buffers on the way, where nobody sees them move.
     async fn while_it_moves<T>(
         &self,
+        deadline: Instant,
         call: &Call,
         work: impl Future<Output = std::result::Result<T, Failure>>,
         moved: &AtomicU64,
     ) -> std::result::Result<T, Failure> {
         let mut work = std::pin::pin!(work);
-        let mut before = 0;
+        let (begun, length) = (Instant::now(), call.length());
+        let window = deadline.saturating_duration_since(begun);
+        let (mut before, mut since) = (0, begun);
+        let mut deadline = deadline;
         loop {
-            if let Ok(outcome) = timeout(self.timeout, &mut work).await {
+            if let Ok(outcome) = timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), &mut work).await {
                 self.counters.sent(moved.load(Ordering::Relaxed));
+                budget::give_back(since.duration_since(begun));
                 return outcome;
             }
-            let now = moved.load(Ordering::Relaxed);
-            if now - before < enough(self.timeout) {
+            let (sent, now) = (moved.load(Ordering::Relaxed), Instant::now());
+            if sent - before >= enough(now - since) {
+                let last = sent >= length;
+                (before, since) = (sent, now);
+                deadline = now + window + if last { now - begun } else { Duration::ZERO };
+            } else if now >= deadline {
                 return Err(late(call));
             }
-            before = now;
         }
     }
 }
 
-/// Bytes that must move within `window`.
-pub(super) fn enough(window: Duration) -> u64 {
-    (SLOWEST * window.as_secs()).max(1)
+/// Bytes that must move within `time`.
+pub(super) fn enough(time: Duration) -> u64 {
+    let bytes = (time.as_secs_f64() * SLOWEST as f64).ceil();
+    // Far below 2⁵³: times are minutes.
+    (bytes as u64).max(1)
 }
 
 /// A failed attempt, and the wait that the server asked for.
@@ -283,10 +335,6 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, asked: None }
     }
-}
-
-async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    semaphore.clone().acquire_owned().await.expect("the semaphores are never closed")
 }
 
 fn late(call: &Call) -> Failure {

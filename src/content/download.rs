@@ -17,11 +17,14 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::api::{self, Client, ContainerId};
+use crate::api::{self, Client, ContainerId, budget};
 use crate::content::cache::{Cache, Cached, Key};
 
 /// A flight that nobody waits for is finished all the same if this many bytes or fewer are left.
 const WORTH_FINISHING: u64 = 256 << 10;
+
+/// Bytes of a file up to which a body without a length is not shown before its end.
+const HELD_BACK: u64 = 1 << 20;
 
 /// How often a cut body is taken up again.
 const RESUMPTIONS: u32 = 2;
@@ -266,7 +269,9 @@ impl Downloads {
             written: 0,
             ranges: false,
         };
-        tokio::spawn(task.run());
+        // What fails again and again fails once for who waits for it.
+        let limit = self.client.timeout();
+        tokio::spawn(budget::within(limit, task.run()));
         body
     }
 
@@ -323,11 +328,13 @@ impl Task {
             match self.receive().await {
                 Ok(true) => break self.check_length(),
                 Ok(false) => return,
-                Err(error) if error.kind == api::ErrorKind::CutBody && resumptions < RESUMPTIONS => {
+                Err(Error::Api(error))
+                    if error.kind == api::ErrorKind::CutBody && resumptions < RESUMPTIONS =>
+                {
                     resumptions += 1;
                     tracing::debug!(%error, resumptions, "taking up a cut body again");
                 }
-                Err(error) => break Err(Error::Api(Arc::new(error))),
+                Err(error) => break Err(error),
             }
         };
         if outcome.is_ok()
@@ -346,26 +353,37 @@ impl Task {
         let written = self.written;
         self.flight.progress.send_modify(|progress| {
             if outcome.is_ok() {
-                progress.total = Some(written);
+                (progress.total, progress.written) = (Some(written), written);
             }
             progress.ended = Some(outcome);
         });
     }
 
     /// Receives what is missing; false if nobody wants it any longer.
-    async fn receive(&mut self) -> Result<bool, api::Error> {
+    async fn receive(&mut self) -> Result<bool, Error> {
         let from = (self.written > 0 && self.ranges).then_some(self.written);
-        let mut content = self.downloads.client.content(&self.container, &self.file.id, from).await?;
+        let mut content =
+            self.downloads.client.content(&self.container, &self.file.id, from).await.map_err(api_error)?;
         self.ranges = content.accepts_ranges;
         let mut skip = self.written.saturating_sub(content.start);
+        let expected = self.expected();
+        // A small body whose length nobody tells is shown when it has turned out to be the right one.
+        let hold_back = content.length.is_none() && expected.is_some_and(|expected| expected <= HELD_BACK);
         if let Some(length) = content.length {
             let total = content.start + length;
+            if expected.is_some_and(|expected| expected != total) {
+                return Err(api_error(content.wrong_length(total)));
+            }
             self.flight.progress.send_modify(|progress| progress.total = Some(total));
         }
-        while let Some(chunk) = content.chunk().await? {
+        while let Some(chunk) = content.chunk().await.map_err(api_error)? {
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
             skip -= known as u64;
-            self.keep(&chunk[known..]);
+            let after = self.written + (chunk.len() - known) as u64;
+            if let Some(expected) = expected.filter(|expected| *expected < after) {
+                return Err(Error::Length { expected, got: after });
+            }
+            self.keep(&chunk[known..], hold_back);
             let left = content
                 .length
                 .map_or(u64::MAX, |length| (content.start + length).saturating_sub(self.written));
@@ -379,7 +397,7 @@ impl Task {
         Ok(true)
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn keep(&mut self, bytes: &[u8], hold_back: bool) {
         self.digest.update(bytes);
         let stored = match &mut self.temporary {
             Some(file) => file.write_all(bytes).or_else(|_| {
@@ -397,18 +415,27 @@ impl Task {
             spill.1.extend_from_slice(bytes);
         }
         self.written += bytes.len() as u64;
-        let written = self.written;
-        self.flight.progress.send_modify(|progress| progress.written = written);
+        if !hold_back {
+            let written = self.written;
+            self.flight.progress.send_modify(|progress| progress.written = written);
+        }
+    }
+
+    /// The length that can be relied on, if there is one.
+    fn expected(&self) -> Option<u64> {
+        self.file.bytes.filter(|_| self.file.source == "user")
     }
 
     fn check_length(&self) -> Result<(), Error> {
-        match self.file.bytes {
-            Some(expected) if expected != self.written && self.file.source == "user" => {
-                Err(Error::Length { expected, got: self.written })
-            }
+        match self.expected() {
+            Some(expected) if expected != self.written => Err(Error::Length { expected, got: self.written }),
             _ => Ok(()),
         }
     }
+}
+
+fn api_error(error: api::Error) -> Error {
+    Error::Api(Arc::new(error))
 }
 
 fn clip(offset: u64, size: usize, end: u64) -> usize {

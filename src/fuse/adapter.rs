@@ -19,6 +19,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::convert::{self, attributes, errno, ino};
+use crate::api::budget;
 use crate::vfs::{Entry, Found, Opened, Result, SetAttr, Vfs};
 
 /// The largest write the kernel may send in one request, in bytes.
@@ -59,7 +60,8 @@ macro_rules! answer {
 macro_rules! later {
     ($self:ident, $vfs:ident => $work:expr) => {{
         let $vfs = $self.vfs.clone();
-        $self.runtime.spawn(async move { $work });
+        let limit = $vfs.config().timeout;
+        $self.runtime.spawn(budget::within(limit, async move { $work }));
     }};
 }
 

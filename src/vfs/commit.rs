@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::api::client::UploadBody;
-use crate::api::{self, ContainerId, FileId};
+use crate::api::{self, ContainerId, FileId, budget};
 use crate::content::Key;
 use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
@@ -116,7 +116,7 @@ impl Vfs {
     pub(super) async fn commit(self: &Arc<Self>, ino: Ino, last_close: bool) -> Result<()> {
         let writer = self.state().writers.get(&ino).cloned();
         let Some(writer) = writer else { return Ok(()) };
-        let _turn = writer.travelling.lock().await;
+        let _turn = budget::free(writer.travelling.lock()).await;
         if self.scratch_class(&self.state(), ino) == Some(Class::Local) {
             return Ok(());
         }

@@ -150,7 +150,11 @@ impl Vfs {
             }
         };
         if let Some(id) = container {
-            self.ensure_listed_since(&id, Instant::now()).await?;
+            match self.ensure_listed_since(&id, Instant::now()).await {
+                // Somebody else has deleted it, or it has expired: it is as gone as was asked for.
+                Err(error) if error.is_container_gone() => return Ok(()),
+                listed => listed?,
+            }
             let empty =
                 self.state().tree.container(ino).is_some_and(|container| container.children.is_empty());
             if !empty {

@@ -86,7 +86,7 @@ impl From<Arc<api::Error>> for Error {
             ErrorKind::Refused => libc::EINVAL,
             ErrorKind::TooLarge => libc::EFBIG,
             ErrorKind::Timeout => libc::ETIMEDOUT,
-            ErrorKind::RateLimited => libc::EBUSY,
+            ErrorKind::RateLimited | ErrorKind::Conflict => libc::EBUSY,
             ErrorKind::Unreachable => libc::EHOSTUNREACH,
             ErrorKind::Protocol | ErrorKind::NotFound => libc::EPROTO,
             _ => libc::EIO,

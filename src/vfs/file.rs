@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -189,8 +190,12 @@ impl Vfs {
     /// # Errors
     /// The server's; `ESTALE` if the file is gone.
     pub async fn read(self: &Arc<Self>, handle: u64, offset: u64, size: usize) -> Result<Bytes> {
+        let (number, asked) = (handle, Instant::now());
         if let Some(result) = self.read_now(handle, offset, size) {
             return result;
+        }
+        if let Some(error) = self.read_just_now.take(&number) {
+            return Err(error);
         }
         let (handle, container, server) = {
             let mut state = self.state();
@@ -217,7 +222,9 @@ impl Vfs {
             // The next read asks again.
             *handle.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        let bytes = read.map_err(|error| self.noticed(&container, error.into()).on_open_handle())?;
+        let bytes = read
+            .map_err(|error| self.noticed(&container, error.into()).on_open_handle())
+            .inspect_err(|error| self.read_just_now.remember(number, asked, error))?;
         self.learnt_length(handle.ino, &server.id, &body);
         Ok(bytes)
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, WeakShared};
 
-use crate::api::{ContainerId, File};
+use crate::api::{ContainerId, File, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listing::{self, Changes};
 use crate::vfs::{Error, Invalidation, Result, State, Vfs};
@@ -118,7 +118,7 @@ impl Vfs {
                     }
                 }
             };
-            flight.await?;
+            budget::free_if_ok(flight).await?;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::ContainerId;
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -26,6 +26,18 @@ impl Vfs {
         if let Some(result) = self.lookup_now(parent, name) {
             return result;
         }
+        let asked = Instant::now();
+        if let Some(error) = self.told_just_now.take(&(parent, name.to_owned())) {
+            return Err(error);
+        }
+        let found = self.look_up(parent, name).await;
+        if let Err(error) = &found {
+            self.told_just_now.remember((parent, name.to_owned()), asked, error);
+        }
+        found
+    }
+
+    async fn look_up(self: &Arc<Self>, parent: Ino, name: &OsStr) -> Result<Found> {
         self.ensure_entries(parent).await?;
         let name = name.to_str().unwrap_or_default();
         let child = self.state().tree.child(parent, name);

@@ -23,6 +23,7 @@ mod recover;
 mod relocate;
 mod remove;
 mod rename;
+mod repeated;
 mod resume;
 mod sending;
 mod shelve;
@@ -142,6 +143,10 @@ pub struct Vfs {
     started: Instant,
     mount_id: std::sync::OnceLock<u64>,
     errors: status::Errors,
+    /// Lookups that failed just now.
+    told_just_now: repeated::Repeated<(Ino, std::ffi::OsString)>,
+    /// Reads that failed just now, by handle.
+    read_just_now: repeated::Repeated<u64>,
 }
 
 /// Everything that the mutex guards.
@@ -243,6 +248,8 @@ impl Vfs {
             started,
             mount_id: std::sync::OnceLock::new(),
             errors: status::Errors::default(),
+            told_just_now: repeated::Repeated::default(),
+            read_just_now: repeated::Repeated::default(),
         });
         vfs.recover();
         Ok(vfs)

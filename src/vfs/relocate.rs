@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::{StreamExt, TryStreamExt};
 
 use crate::api::client::UploadBody;
-use crate::api::{self, ContainerId, FileId};
+use crate::api::{self, ContainerId, FileId, budget};
 use crate::content::Key;
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Noted, steps};
@@ -143,7 +143,7 @@ impl Vfs {
         let staging = noted.stage()?;
         let sent = async {
             let body = self.downloads.fetch(container, &leg.old);
-            let len = body.copy_to(staging.file()).await?;
+            let len = budget::free_if_ok(body.copy_to(staging.file())).await?;
             for found in self.find_lost(container, &leg.to).await? {
                 // What an earlier try has left is nobody's.
                 found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use crate::api::FileId;
+use crate::api::{FileId, budget};
 use crate::content::Key;
 use crate::journal::steps;
 use crate::namespace::inode::{Ino, Kind};
@@ -40,7 +40,7 @@ impl Vfs {
         let writer = self.state().writers.get(&ino).cloned();
         // What travels lands first, so that it is known what there is to delete.
         let _turn = match &writer {
-            Some(writer) => Some(writer.travelling.lock().await),
+            Some(writer) => Some(budget::free(writer.travelling.lock()).await),
             None => None,
         };
         let (container, versions, waits) = {

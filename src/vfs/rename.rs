@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::api::{ContainerId, FileId};
+use crate::api::{ContainerId, FileId, budget};
 use crate::content::Key;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -106,7 +106,7 @@ impl Vfs {
         for ino in files {
             let writer = self.state().writers.get(&ino).cloned();
             if let Some(writer) = writer {
-                turns.push(writer.travelling.clone().lock_owned().await);
+                turns.push(budget::free(writer.travelling.clone().lock_owned()).await);
             }
         }
         turns

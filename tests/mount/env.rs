@@ -123,11 +123,16 @@ impl Env {
     /// The same with environment variables.
     pub(crate) fn mount_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Mount {
         let dir = self.mountpoint();
-        let log = self.dir.path().join("log");
         let mut command = self.command(&["mount", "--foreground"]);
+        command.envs(variables.iter().copied()).args(flags).arg(&dir);
+        self.start(command, dir)
+    }
+
+    /// Runs a command that mounts on `dir` and stays.
+    pub(crate) fn start(&self, mut command: Command, dir: PathBuf) -> Mount {
+        let log = self.dir.path().join("log");
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
-        let child =
-            command.envs(variables.iter().copied()).args(flags).arg(&dir).stderr(stderr).spawn().unwrap();
+        let child = command.stderr(stderr).spawn().unwrap();
         let mut mount = Mount { dir, child, log };
         wait_until("the mount answers", || {
             if let Some(status) = mount.child.try_wait().unwrap() {

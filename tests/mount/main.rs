@@ -10,6 +10,8 @@ mod doctor;
 mod env;
 mod errors;
 mod flags;
+mod gate;
+mod matrix;
 mod names;
 mod path;
 mod pending;
