@@ -75,6 +75,11 @@ impl Vfs {
         }
         let Some(container) = state.tree.containers.get(&meta.container).copied() else {
             let reason = format!("its container {} is gone, or not in this mount", meta.container);
+            // For `pending`; a mount that has the container sends it all the same.
+            let told = Meta { reason: Some(reason.clone()), ..meta.clone() };
+            if let Err(error) = staging.write_meta(&told, true) {
+                tracing::warn!(%error, "the reason was not written down");
+            }
             state.unfinished.push(Left { name: meta.path, reason });
             return None;
         };

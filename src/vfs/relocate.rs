@@ -3,9 +3,10 @@
 //! It is one intent: all POSTs come before the first DELETE, and one that is refused undoes the others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId, budget};
@@ -82,21 +83,34 @@ impl Vfs {
             }
             None => (self.journal.intend(&Intent::Rename(rename.clone()))?, HashMap::new()),
         };
-        let sent: Mutex<Vec<Moved>> = Mutex::default();
-        let outcome: Result<()> = futures_util::stream::iter(journey.legs.clone().into_iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |leg| {
-                let (sent, noted, container, found) = (&sent, &noted, &journey.container, &found);
+        let failed = AtomicBool::new(false);
+        let outcomes: Vec<Result<Moved>> = futures_util::stream::iter(journey.legs.clone())
+            .map(|leg| {
+                let (failed, noted, container, found) = (&failed, &noted, &journey.container, &found);
                 async move {
+                    if failed.load(Ordering::Acquire) {
+                        return None;
+                    }
                     let moved = match found.get(&leg.old.id) {
-                        Some(file) => Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0)),
-                        None => self.send_copy(container, &leg, noted).await?,
+                        Some(file) => Ok(Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0))),
+                        None => self.send_copy(container, &leg, noted).await,
                     };
-                    sent.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
-                    Ok(())
+                    failed.fetch_or(moved.is_err(), Ordering::AcqRel);
+                    Some(moved)
                 }
             })
+            // What has set out arrives, or it would not be known what there is to undo.
+            .buffer_unordered(AT_ONCE)
+            .filter_map(|outcome| async { outcome })
+            .collect()
             .await;
-        let moved = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut moved, mut outcome) = (Vec::new(), Ok(()));
+        for leg in outcomes {
+            match leg {
+                Ok(leg) => moved.push(leg),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
         rename.posted = true;
         for step in &mut rename.moves {
             let arrived = moved.iter().find(|moved| moved.old == step.id);

@@ -20,6 +20,7 @@ mod reading;
 mod scratch;
 mod startup;
 mod steps;
+mod superseded;
 mod tools;
 mod transfers;
 mod write_back;

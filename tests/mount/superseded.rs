@@ -1,0 +1,274 @@
+//! No old save beats a new one, and what goes wrong in the middle of something leaves all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::emulator::{Config, Fault, FaultRule, Profile};
+
+use crate::env::{Env, errno, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
+
+fn status(code: u16) -> Fault {
+    Fault::Status { code, body: None, headers: BTreeMap::new() }
+}
+
+fn fails_once(env: &Env, code: u16) {
+    env.emulator.faults().inject(FaultRule { times: Some(3), ..FaultRule::always(Upload, status(code)) });
+}
+
+#[test]
+fn a_later_save_supersedes_one_that_failed() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for code in [500, 400] {
+            let mount = env.mount(&[]);
+            env.status_fault(Upload, code);
+            assert!(save(&mount.path("c/f"), b"the one that failed").is_err());
+            env.emulator.faults().clear();
+            assert_eq!(save(&mount.path("c/f"), b"a later one"), Ok(()));
+            assert_eq!(mount.unmount(env), (0, 0), "nothing is pending any more");
+            assert_eq!(env.bytes_on_server(&id, "f"), b"a later one");
+            assert_eq!(save_nothing(env), ["f"]);
+            env.store().delete_file(&id, &env.versions(&id, "f")[0].id);
+        }
+    });
+}
+
+/// Mounts and unmounts; returns what was shown.
+fn save_nothing(env: &Env) -> Vec<String> {
+    let mount = env.mount(&[]);
+    let names = mount.names("c");
+    assert_eq!(mount.unmount(env), (0, 0));
+    names
+}
+
+#[test]
+fn an_unlink_supersedes_a_save_that_failed() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        fails_once(env, 500);
+        assert!(save(&mount.path("c/f"), b"new").is_err());
+        env.emulator.faults().clear();
+        let changes = env.changes_of(|| fs::remove_file(mount.path("c/f")).unwrap());
+        assert_eq!(changes, [DeleteFile]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert!(env.store().files(&id).is_empty());
+        assert_eq!(save_nothing(env), [""; 0]);
+    });
+}
+
+#[test]
+fn a_rename_over_a_save_that_failed_supersedes_it() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        assert_eq!(save(&mount.path("c/good"), b"good"), Ok(()));
+        env.status_fault(Upload, 500);
+        assert!(save(&mount.path("c/f"), b"failed").is_err());
+        env.emulator.faults().clear();
+        fs::rename(mount.path("c/good"), mount.path("c/f")).unwrap();
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"good");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn a_directory_one_of_whose_files_is_refused_is_not_renamed() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh("c", "mkdir old && for i in 1 2 3 4 5 6 7 8 9; do echo $i > old/$i; done");
+        let before = env.store().files(&id);
+        env.emulator.faults().inject(FaultRule {
+            skip: 6,
+            times: Some(1),
+            ..FaultRule::always(Upload, status(400))
+        });
+        assert_eq!(errno(fs::rename(mount.path("c/old"), mount.path("c/new"))), libc::EINVAL);
+        assert_eq!(mount.names("c"), ["old"]);
+        assert_eq!(mount.names("c/old").len(), 9);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let after = env.store().files(&id);
+        let paths = |files: &[containerfs::emulator::StoredFile]| {
+            files.iter().map(|file| (file.path.clone(), file.id.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(&after), paths(&before), "as it was");
+        assert_eq!(save_nothing(env), ["old"]);
+    });
+}
+
+#[test]
+fn every_post_of_a_renamed_directory_comes_before_the_first_delete() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh(
+            "c",
+            "mkdir -p old/deep && for i in 1 2 3 4 5 6; do echo $i > old/$i; echo $i > old/deep/$i; done",
+        );
+        env.emulator.forget_requests();
+        fs::rename(mount.path("c/old"), mount.path("c/new")).unwrap();
+        let changes = env.changes();
+        assert_eq!(changes[..12], [Upload; 12]);
+        assert_eq!(changes[12..], [DeleteFile; 12]);
+        assert_eq!(env.store().files(&id).len(), 12);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn a_rename_over_a_file_that_is_refused_leaves_both() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "a", b"aaa");
+        env.store().put_upload(&id, "b", b"bbb");
+        let mount = env.mount(&[]);
+        env.status_fault(Upload, 403);
+        assert_eq!(errno(fs::rename(mount.path("c/a"), mount.path("c/b"))), libc::EACCES);
+        env.emulator.faults().clear();
+        assert_eq!(mount.sh("c", "cat a b"), "aaabbb");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "a"), b"aaa");
+        assert_eq!(env.bytes_on_server(&id, "b"), b"bbb");
+    });
+}
+
+#[test]
+fn an_old_version_whose_deletion_fails_goes_later() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&["--ttl", "50ms"]);
+        env.status_fault(DeleteFile, 500);
+        assert_eq!(save(&mount.path("c/f"), b"new"), Ok(()), "the save has happened");
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(mount.names("c"), ["f"], "nobody is shown the old one");
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"new");
+        assert_eq!(env.versions(&id, "f").len(), 2);
+        env.emulator.faults().clear();
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"new");
+    });
+}
+
+#[test]
+fn of_two_writers_the_last_close_is_what_stays() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        // Two processes with descriptors of their own.
+        mount
+            .sh("c", "(exec 3>>f; echo one >&3; sleep 0.4; echo three >&3) & sleep 0.1; echo two >> f; wait");
+        let mut lines: Vec<&str> = Vec::new();
+        let text = fs::read_to_string(mount.path("c/f")).unwrap();
+        lines.extend(text.lines());
+        lines.sort_unstable();
+        assert_eq!(lines, ["one", "three", "two"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), text.as_bytes());
+    });
+}
+
+#[test]
+fn a_write_while_an_upload_is_under_way_arrives_too() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::Delay { millis: 600 }));
+        thread::scope(|scope| {
+            let first = scope.spawn(|| save(&mount.path("c/f"), b"first"));
+            wait_until("the POST is under way", || env.count(Upload) == 1);
+            assert_eq!(save(&mount.path("c/f"), b"second, longer"), Ok(()));
+            assert_eq!(first.join().unwrap(), Ok(()));
+        });
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"second, longer");
+    });
+}
+
+#[test]
+fn uploads_behind_run_at_once_as_many_as_allowed() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.emulator.set_latency(Duration::from_millis(300));
+        let mount = env.mount(&["--write-back", "--write-back-delay", "1h", "--max-connections", "16"]);
+        for number in 0..32 {
+            assert_eq!(save(&mount.path(&format!("c/f{number}")), format!("{number}").as_bytes()), Ok(()));
+        }
+        let began = Instant::now();
+        assert_eq!(mount.unmount(env), (0, 0));
+        // One after another they would take 9.6 s; sixteen at once take 0.6.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(env.store().files(&id).len(), 32);
+    });
+}
+
+#[test]
+fn unsent_bytes_of_a_container_that_is_gone_stay_pending_and_block_nothing() {
+    on_openai(|env| {
+        let gone = env.container("gone");
+        let lives = env.container("lives");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        mount.sh("", "echo precious > gone/f; echo other > lives/g");
+        mount.kill();
+        drop(mount);
+        env.store().expire_container(&gone);
+        let mount = env.mount(&[]);
+        wait_until("the other one arrives", || env.versions(&lives, "g").len() == 1);
+        assert_eq!(mount.unmount(env), (3, 3));
+        let output = env.command(&["pending", "list"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains('f') && text.contains("gone"), "{text}");
+        let saved = env.dir.path().join("saved");
+        assert!(env.command(&["pending", "save"]).arg(&saved).output().unwrap().status.success());
+        assert_eq!(fs::read(saved.join(gone).join("f")).unwrap(), b"precious\n");
+    });
+}
+
+#[test]
+fn an_unmount_that_may_not_wait_names_what_is_left() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        mount.sh("c", "echo precious > slow.txt");
+        env.emulator.faults().inject(FaultRule::always(Upload, Fault::HangBefore));
+        let output = env.command(&["unmount", "--timeout", "1s"]).arg(&mount.dir).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        assert!(told.contains("slow.txt"), "{told}");
+        drop(mount);
+        env.emulator.faults().clear();
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat slow.txt"), "precious\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "slow.txt"), b"precious\n");
+    });
+}
+
+#[test]
+fn a_server_that_replaces_by_name_keeps_a_whole_version_at_every_save() {
+    if fuse_is_missing() {
+        return;
+    }
+    use containerfs::emulator::ReplaceByName::{Replace, SameId};
+    for replace in [Replace, SameId] {
+        let mut config = Config::new(Profile::Plain);
+        config.quirks.replace_by_name = replace;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "0s"]);
+        for number in 0..5 {
+            assert_eq!(save(&mount.path("c/f"), format!("version {number}").as_bytes()), Ok(()));
+            assert_eq!(mount.names("c"), ["f"]);
+            assert_eq!(env.bytes_on_server(&id, "f"), format!("version {number}").as_bytes());
+        }
+        mount.sh("c", "mv f g && mv g f && cat f");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"version 4");
+    }
+}
