@@ -84,14 +84,18 @@ impl Vfs {
             return None;
         };
         state.remember_lost(&meta, &staging);
-        if let Some(ino) = state.supersede(container, &meta) {
-            // An older save of the file.
-            state.drop_writer(ino);
-            state.tree.unlink(ino);
-        }
+        let older = state.supersede(container, &meta);
         match staging.len() {
             Ok(len) => {
                 let ino = state.show_unsent(container, &meta, staging, len);
+                if let (Some((id, older)), Some(writer)) = (older, state.writers.get(&ino)) {
+                    // What the older save was about to replace: its note stays until the newer one says so.
+                    let (mut inner, mut older) = (writer.inner(), older.inner());
+                    let replaces = id.into_iter().chain(older.replaces.drain(..));
+                    let base = inner.base.as_ref().map(|base| base.id.clone());
+                    inner.replaces.extend(replaces.filter(|id| Some(id) != base.as_ref()));
+                    inner.inherit(older.take_stagings());
+                }
                 if let Some(shelved) = meta.shelved {
                     state.shelved.insert((container, shelved.from), ino);
                 }
@@ -116,13 +120,17 @@ impl State {
         self.unfinished.push(Left { name, reason });
     }
 
-    /// The unsent bytes that are shown under the same path already.
-    fn supersede(&self, container: Ino, meta: &Meta) -> Option<Ino> {
+    /// Takes an older save of the same path out of the tree.
+    fn supersede(&mut self, container: Ino, meta: &Meta) -> Option<(Option<FileId>, Arc<Writer>)> {
         let same = |ino: &Ino| {
             self.tree.file(*ino).is_some_and(|file| file.container == container)
                 && self.tree.path(*ino) == meta.path
         };
-        self.writers.keys().copied().find(same)
+        let ino = self.writers.keys().copied().find(same)?;
+        let writer = self.writers.remove(&ino)?;
+        let id = self.tree.file(ino).and_then(|file| file.id().cloned());
+        self.tree.unlink(ino);
+        Some((id, writer))
     }
 
     /// POSTs that were begun before the crash may have happened.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::Kind::{DeleteFile, Upload};
 use containerfs::emulator::{Fault, FaultRule};
 
 use crate::env::{Env, noise, on_both_profiles, save, sha256, wait_until};
@@ -101,6 +101,29 @@ fn bytes_that_were_never_closed_are_kept_and_not_sent() {
         assert_eq!(mount.unmount(env), (3, 3), "they are named");
         assert_eq!(env.bytes_on_server(&id, "f"), b"the server's");
         assert!(String::from_utf8_lossy(&env.traces()).contains("half a sen"), "and they are still there");
+    });
+}
+
+#[test]
+fn what_an_older_save_was_about_to_replace_is_replaced_by_the_newer_one() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::Delay { millis: 500 }));
+        env.emulator.faults().inject(FaultRule::always(DeleteFile, Fault::HangBefore));
+        assert_eq!(save(&mount.path("c/f"), b"first"), Ok(()));
+        wait_until("the first save travels", || env.count(Upload) == 1);
+        assert_eq!(save(&mount.path("c/f"), b"second"), Ok(()));
+        wait_until("it has arrived", || env.count(DeleteFile) == 1);
+        mount.kill();
+        drop(mount);
+        env.emulator.faults().clear();
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"second");
+        assert_eq!(env.store().files(&id).len(), 1, "{:?}", env.store().files(&id));
     });
 }
 
