@@ -44,7 +44,8 @@ fn on_a_terminal(env: &Env, args: &[&str]) -> String {
 fn every_field_of_a_reply_is_printed_known_or_not() {
     let env = env();
     let id = env.container("c");
-    let reply = json!({ "id": "x", "object": "o", "weather": { "wind": [1, null] }, "path": null });
+    let reply =
+        json!({ "id": "x", "object": "o", "weather": { "wind": [1, null] }, "path": null, "deleted": true });
     let (list, listed) = (json!([reply]), json!({ "data": [reply], "mood": "good", "has_more": false }));
     env.store().put_upload(&id, "a", b"x");
     let answer = |kind: Kind, body: &Value| {
