@@ -335,7 +335,7 @@ impl Client {
         let body = self.0.transport.call(&call).await?;
         let told = Told::parse(&body, self.redactor());
         if told.is_error() {
-            return Err(Error::new(ErrorKind::Protocol, operation, told.message));
+            return Err(told.into_error(operation));
         }
         // Other servers answer a delete with nothing (API.md "Wire"). A page that a proxy puts in between says nothing of
         // the file, which would be taken for deleted.
@@ -354,12 +354,14 @@ impl Client {
         let body = self.0.transport.call(&call).await?;
         serde_json::from_slice(&body).map_err(|error| {
             let told = Told::parse(&body, self.redactor());
-            let message = if told.is_error() {
-                told.message
-            } else {
-                let error = self.redactor().text(&error.to_string());
-                format!("the reply is not the API's ({error}): check the base URL")
-            };
+            if told.is_error() {
+                let error = told.into_error(call.operation);
+                let posts = call.method == Method::POST;
+                let maybe = posts && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Server);
+                return error.maybe_happened(maybe);
+            }
+            let error = self.redactor().text(&error.to_string());
+            let message = format!("the reply is not the API's ({error}): check the base URL");
             Error::new(ErrorKind::Protocol, call.operation, message)
                 .maybe_happened(call.method == Method::POST)
         })

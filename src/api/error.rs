@@ -151,7 +151,11 @@ impl Told {
             Some(serde_json::Value::Null) | None => return Self::default(),
             Some(error) => error,
         };
-        let text = |name: &str| error.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        let text = |name: &str| match error.get(name) {
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(serde_json::Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
         let message = error.as_str().map_or_else(|| text("message"), str::to_owned);
         let message = if message.is_empty() { error.to_string() } else { message };
         Self { message: redactor.text(&message), code: text("code"), is_api: true }
@@ -160,6 +164,20 @@ impl Told {
     /// Whether a body that came with a 2xx tells an error (API.md "Wire").
     pub(super) fn is_error(&self) -> bool {
         self.is_api
+    }
+
+    /// The error of a 2xx that tells one. What it is, its code says where that is a status, else its words.
+    pub(super) fn into_error(self, operation: &'static str) -> Error {
+        let message = self.message.to_lowercase();
+        let status = self.code.parse().ok().filter(|code| (400..600).contains(code));
+        let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+        let kind = match status {
+            Some(status) => kind_of(operation, status, &self),
+            None if message.contains("not found") => not_found(operation, &message, true),
+            None if message.contains("expired") => ErrorKind::ContainerGone,
+            None => ErrorKind::Protocol,
+        };
+        Error::new(kind, operation, self.message)
     }
 }
 

@@ -326,6 +326,9 @@ pub struct Emulator {
     /// The real service with its quirks, or a plain server.
     #[arg(long, default_value = "openai")]
     pub profile: Profile,
+    /// Change one thing in which servers differ: upload-prefix=false, delete-list-lag=5s, long-ids; may be repeated.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = quirk)]
+    pub quirk: Vec<String>,
     /// Begin with the sample containers of `mount --demo`.
     #[arg(long)]
     pub demo: bool,
@@ -552,6 +555,12 @@ fn duration(text: &str) -> Result<Duration, String> {
             humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 5s, 2min or 500ms"))
         }
     }
+}
+
+fn quirk(text: &str) -> Result<String, String> {
+    use crate::emulator::{Profile, Quirks};
+    let set = Quirks::for_profile(Profile::Plain).set(text);
+    set.map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn json(text: &str) -> Result<serde_json::Value, String> {

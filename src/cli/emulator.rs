@@ -21,6 +21,11 @@ pub(super) fn emulator(args: &args::Emulator, common: &Common, key: Option<Strin
         args::Profile::Openai => Profile::Openai,
         args::Profile::Plain => Profile::Plain,
     });
+    // The real service drops what nobody uses; sample containers should be there after lunch, too.
+    config.quirks.expire_after_use = config.profile == Profile::Openai && !args.demo;
+    for quirk in &args.quirk {
+        config.quirks.set(quirk)?;
+    }
     config.data_dir.clone_from(&args.data_dir);
     config.latency = args.latency.unwrap_or(Duration::ZERO);
     config.admin = args.admin;

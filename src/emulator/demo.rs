@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_samples_are_there_once_and_the_chart_opens() {
-        let store = Store::open(None, Quirks::for_profile(Profile::Openai), false).unwrap();
+        let store = Store::open(None, Quirks::for_profile(Profile::Openai)).unwrap();
         populate(&store);
         populate(&store);
         let containers = store.containers();

@@ -7,7 +7,7 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `profiles` | which server to be |
+//! | `profiles`, `switches` | which server to be |
 //! | `connection`, `router` | from a socket to one of nine operations |
 //! | `containers`, `files`, `upload`, `content` | the operations |
 //! | `paging`, `objects`, `error`, `body` | what they share: lists, replies, refusals, request bodies |
@@ -32,6 +32,7 @@ pub mod profiles;
 mod requests;
 mod router;
 pub mod store;
+pub mod switches;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -70,12 +71,10 @@ pub struct Config {
     pub admin: bool,
     /// So long every request waits before it is carried out.
     pub latency: Duration,
-    /// Whether containers expire by themselves, their minutes after their last use.
-    pub expire_after_use: bool,
 }
 
 impl Config {
-    /// A temporary server of a profile: any key, no admin route, no latency, nothing expires.
+    /// A temporary server of a profile: any key, no admin route, no latency.
     pub fn new(profile: Profile) -> Self {
         Self {
             profile,
@@ -84,7 +83,6 @@ impl Config {
             api_key: None,
             admin: false,
             latency: Duration::ZERO,
-            expire_after_use: false,
         }
     }
 }
@@ -122,7 +120,7 @@ impl Emulator {
         let listener_error = |source| Error::Listen { addr: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listener_error)?;
         let addr = listener.local_addr().map_err(listener_error)?;
-        let store = Store::open(config.data_dir.as_deref(), config.quirks.clone(), config.expire_after_use)?;
+        let store = Store::open(config.data_dir.as_deref(), config.quirks.clone())?;
         let app = Arc::new(App {
             store,
             quirks: config.quirks,

@@ -13,13 +13,18 @@ pub(crate) fn container(container: &StoredContainer, quirks: &Quirks) -> Value {
         "id": container.id,
         "object": "container",
         "created_at": container.created_at,
-        "status": container.status,
+        "status": if quirks.active_status && !container.is_expired() { "active" } else { &container.status },
         "expires_after": { "anchor": "last_active_at", "minutes": container.minutes },
         "last_active_at": container.last_active_at,
         "memory_limit": container.memory_limit,
         "name": container.name,
         "network_policy": container.network_policy,
     });
+    if quirks.sparse_containers
+        && let Some(fields) = object.as_object_mut()
+    {
+        fields.retain(|name, _| matches!(name.as_str(), "id" | "object" | "created_at" | "status" | "name"));
+    }
     add_extra_fields(&mut object, quirks);
     object
 }

@@ -1,7 +1,8 @@
 //! Which server to be.
 //!
 //! A profile is a set of [`Quirks`]: `openai` does what the real service is seen to do, `plain` is a server without
-//! surprises. Each quirk is a public field, because what nobody knows about the real service must be tried both ways.
+//! surprises. Each quirk is a public field, because what nobody knows about the real service must be tried both ways, and a
+//! switch of the command line (`switches`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -55,7 +56,7 @@ pub enum ReplaceByName {
 }
 
 /// Every behaviour in which servers of this API differ, or may.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Quirks {
     /// An upload of `x.txt` lands at `/mnt/data/<32 hex>-x.txt`; the same name and bytes give the same prefix.
     pub upload_prefix: bool,
@@ -87,8 +88,20 @@ pub struct Quirks {
     pub empty_delete_bodies: bool,
     /// Content is sent in chunks, with no `Content-Length`.
     pub chunked_content: bool,
+    /// JSON is sent in chunks too.
+    pub chunked_json: bool,
+    /// Errors are told in the body of a 200, their status as the `code`.
+    pub errors_as_200: bool,
     /// Objects carry fields that the reference does not name.
     pub extra_fields: bool,
+    /// Containers carry only what can be relied on: `id`, `name`, `status`, `created_at`.
+    pub sparse_containers: bool,
+    /// A container that lives is `active`, as the reference says, and not `running`.
+    pub active_status: bool,
+    /// Containers expire by themselves, their minutes after their last use; no profile asks for it.
+    pub expire_after_use: bool,
+    /// Listing containers counts as use of each of them.
+    pub listing_is_use: bool,
     /// Ids have 240 characters.
     pub long_ids: bool,
     /// The largest `limit` of a list.
@@ -114,7 +127,13 @@ impl Quirks {
             rewritten_keeps_id: true,
             empty_delete_bodies: false,
             chunked_content: false,
+            chunked_json: false,
+            errors_as_200: false,
             extra_fields: false,
+            sparse_containers: false,
+            active_status: false,
+            expire_after_use: false,
+            listing_is_use: false,
             long_ids: false,
             page_max: 100,
         };

@@ -69,8 +69,9 @@ pub struct Store {
 
 struct Inner {
     quirks: Quirks,
-    expire_after_use: bool,
     disk: Disk,
+    /// Milliseconds since the epoch. Nothing expires for lack of use while there is no server to use it.
+    opened: i64,
     /// Milliseconds by which the store's clock is ahead.
     ahead: AtomicI64,
     state: Mutex<State>,
@@ -93,11 +94,7 @@ impl State {
 
 impl Store {
     /// Opens a data directory, or a temporary one that goes with the last handle.
-    pub(crate) fn open(
-        data_dir: Option<&Path>,
-        quirks: Quirks,
-        expire_after_use: bool,
-    ) -> Result<Self, Error> {
+    pub(crate) fn open(data_dir: Option<&Path>, quirks: Quirks) -> Result<Self, Error> {
         let disk = Disk::open(data_dir)?;
         let mut state = State::default();
         for entry in disk.load()? {
@@ -112,7 +109,7 @@ impl Store {
             entry.changes = 0;
         }
         let inner =
-            Inner { quirks, expire_after_use, disk, ahead: AtomicI64::new(0), state: Mutex::new(state) };
+            Inner { quirks, disk, opened: real_time(), ahead: AtomicI64::new(0), state: Mutex::new(state) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -122,8 +119,7 @@ impl Store {
 
     /// Milliseconds since the epoch, by the store's own clock.
     fn now(&self) -> i64 {
-        let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        i64::try_from(real).unwrap_or(i64::MAX) + self.inner.ahead.load(Ordering::Relaxed)
+        real_time() + self.inner.ahead.load(Ordering::Relaxed)
     }
 
     /// Moves the store's clock, by which containers expire and lags end.
@@ -233,6 +229,11 @@ impl Store {
     fn stage(&self, name: &str, bytes: &[u8]) -> Staged {
         Staged::of(&self.inner.disk.tmp(), name, bytes).expect("the data directory takes bytes")
     }
+}
+
+fn real_time() -> i64 {
+    let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(real).unwrap_or(i64::MAX)
 }
 
 impl Drop for Inner {

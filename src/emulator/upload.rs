@@ -79,7 +79,11 @@ async fn from_form(app: &App, container: &str, mut request: Request) -> Result<S
         return Err(ApiError::unknown_parameter(&name));
     }
     match (file, file_id) {
-        (Some(file), _) => {
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "file_id",
+            "Invalid 'file_id': expected either 'file' or 'file_id', not both.",
+        )),
+        (Some(file), None) => {
             let (name, staged) = file?;
             let container = container.to_owned();
             app.with_store(move |store| store.upload(&container, &name, staged)).await

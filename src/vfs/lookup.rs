@@ -118,14 +118,16 @@ impl Vfs {
 
     /// A container's id resolves to a link to its name.
     async fn lookup_id(self: &Arc<Self>, name: &str) -> Result<Found> {
-        let id = ContainerId::from(name);
+        let mut id = ContainerId::from(name);
         let known = self.state().tree.containers.contains_key(&id);
         if self.config.container.is_some() || !(known || may_be_container_id(name)) {
             return Ok(Found::Nothing(self.negative_ttl(&self.state(), ROOT)));
         }
         if !known {
             match self.client.retrieve_container(&id).await.map_err(Error::from) {
-                Ok(container) if container.is_live() && container.id == id => {
+                Ok(container) if container.is_live() => {
+                    // A gateway's id of a container may be another one than lists and replies tell.
+                    id = container.id.clone();
                     let mut state = self.state();
                     if !state.tree.containers.contains_key(&id) {
                         state.show_container(container);

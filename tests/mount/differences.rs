@@ -24,7 +24,7 @@ fn on_servers_that(differ: impl Fn(&mut Quirks), test: impl Fn(&Env)) {
 }
 
 /// A user reads, saves, overwrites, renames and deletes; everything must be right at its end.
-fn everyday_use_is_right(env: &Env) {
+pub(crate) fn everyday_use_is_right(env: &Env) {
     let id = env.container("c");
     env.store().put_model_file(&id, "/mnt/data/model.bin", &noise(150_000));
     env.store().put_upload(&id, "input.txt", b"input");

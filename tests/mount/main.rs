@@ -13,6 +13,7 @@ mod flags;
 mod gate;
 mod matrix;
 mod names;
+mod other_servers;
 mod path;
 mod pending;
 mod privacy;

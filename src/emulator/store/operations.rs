@@ -16,6 +16,9 @@ use crate::emulator::profiles::ReplaceByName;
 /// A container lives so long without use, at most (API.md, "Time and money").
 const MAX_MINUTES: i64 = 20;
 
+/// The time of a container's last use is noted on disk so often, in seconds: a server that is killed is off by no more.
+const NOTE_USE: i64 = 30;
+
 /// What a new container is asked to be.
 pub(crate) struct NewContainer {
     pub(crate) name: String,
@@ -102,7 +105,7 @@ impl Store {
         let mut state = self.lock();
         let over = |entry: &Entry| entry.deleted_until.is_some_and(|until| now >= until);
         state.containers.retain(|_, entry| !over(entry));
-        if self.inner.expire_after_use {
+        if self.inner.quirks.expire_after_use {
             for entry in state.containers.values_mut() {
                 self.expire_if_unused(entry, now)?;
             }
@@ -116,6 +119,12 @@ impl Store {
         };
         let wanted =
             |entry: &Entry| query.name.as_ref().is_none_or(|name| *name == entry.record.container.name);
+        if self.inner.quirks.listing_is_use {
+            let used = |entry: &&mut Entry| !entry.record.container.is_expired();
+            for entry in state.containers.values_mut().filter(used) {
+                entry.record.container.last_active_at = now / 1000;
+            }
+        }
         let (page, more) = paging::page(&state.containers, after, query, wanted);
         Ok((page.into_iter().map(|entry| entry.record.container.clone()).collect(), more))
     }
@@ -346,13 +355,18 @@ impl Store {
             return Err(Error::Expired(id.to_owned()));
         }
         entry.record.container.last_active_at = now / 1000;
+        if now / 1000 - entry.noted_use >= NOTE_USE {
+            entry.noted_use = now / 1000;
+            let change = Change::Container(entry.record.clone());
+            self.inner.disk.note(entry, &change)?;
+        }
         Ok(entry)
     }
 
     fn expire_if_unused(&self, entry: &mut Entry, now: i64) -> Result<(), Error> {
         let container = &entry.record.container;
-        let unused = now / 1000 - container.last_active_at;
-        let due = self.inner.expire_after_use && unused > container.minutes * 60;
+        let unused = now / 1000 - container.last_active_at.max(self.inner.opened / 1000);
+        let due = self.inner.quirks.expire_after_use && unused > container.minutes * 60;
         if due && !container.is_expired() && entry.deleted_until.is_none() {
             self.make_expired(entry)?;
         }

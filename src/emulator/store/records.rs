@@ -96,12 +96,16 @@ pub(crate) struct Entry {
     pub(crate) by_id: HashMap<String, u64>,
     /// Changes on disk since the last snapshot.
     pub(crate) changes: usize,
+    /// The last use that is on disk, in seconds since the epoch.
+    pub(crate) noted_use: i64,
     pub(crate) deleted_until: Option<i64>,
 }
 
 impl Entry {
     pub(crate) fn new(record: ContainerRecord) -> Self {
-        Self { record, files: BTreeMap::new(), by_id: HashMap::new(), changes: 0, deleted_until: None }
+        let noted_use = record.container.last_active_at;
+        let (files, by_id) = Default::default();
+        Self { record, files, by_id, changes: 0, noted_use, deleted_until: None }
     }
 
     pub(crate) fn id(&self) -> &str {

@@ -6,7 +6,7 @@ use super::*;
 use crate::emulator::{Profile, ReplaceByName};
 
 fn open(dir: &Path, quirks: Quirks) -> Store {
-    Store::open(Some(dir), quirks, false).unwrap()
+    Store::open(Some(dir), quirks).unwrap()
 }
 
 fn contents(store: &Store, container: &str) -> Vec<(StoredFile, Vec<u8>)> {
@@ -89,7 +89,7 @@ fn names_on_disk_are_never_a_users() {
 
 #[test]
 fn a_temporary_store_goes_with_its_last_handle() {
-    let store = Store::open(None, Quirks::for_profile(Profile::Openai), false).unwrap();
+    let store = Store::open(None, Quirks::for_profile(Profile::Openai)).unwrap();
     let container = store.create_container("c");
     let id = store.put_model_file(&container, "/mnt/data/large", &[1; 100_000]);
     let Content::OnDisk(path) = store.content_of(&container, &id).unwrap() else {
@@ -104,11 +104,43 @@ fn a_temporary_store_goes_with_its_last_handle() {
 
 #[test]
 fn ten_thousand_files_are_quick() {
-    let store = Store::open(None, Quirks::for_profile(Profile::Openai), false).unwrap();
+    let store = Store::open(None, Quirks::for_profile(Profile::Openai)).unwrap();
     let container = store.create_container("c");
     let start = std::time::Instant::now();
     let ids = store.put_many(&container, (0..10_000).map(|n| (format!("/mnt/data/{n}"), [0_u8; 100])));
     assert!(ids.len() == 10_000 && start.elapsed() < Duration::from_secs(5));
     store.expire_container(&container);
     assert!(store.files(&container).is_empty() && store.containers()[0].is_expired());
+}
+
+#[test]
+fn a_server_that_was_killed_remembers_use_and_its_absence_expires_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let quirks = Quirks { expire_after_use: true, ..Quirks::for_profile(Profile::Openai) };
+    let store = open(dir.path(), quirks.clone());
+    let container = store.create_container("c");
+    let made = store.containers()[0].last_active_at;
+    store.advance_clock(Duration::from_secs(600));
+    store.put_model_file(&container, "/mnt/data/a", b"a");
+
+    // Nothing of the first store has ended.
+    let again = open(dir.path(), quirks.clone());
+    assert!(again.containers()[0].last_active_at >= made + 600);
+    again.advance_clock(Duration::from_secs(29 * 60));
+    assert!(again.retrieve_container(&container).is_ok(), "nobody could use it while there was no server");
+
+    let snapshot = dir.path().join("containers").join(&container).join("container.json");
+    drop(again);
+    drop(store);
+    let long_ago = fs::read_to_string(&snapshot).unwrap();
+    let used = open(dir.path(), quirks.clone()).containers()[0].last_active_at;
+    fs::write(&snapshot, long_ago.replace(&format!("\"last_active_at\":{used}"), "\"last_active_at\":1000"))
+        .unwrap();
+    let _ = fs::remove_file(snapshot.with_file_name("changes.jsonl"));
+    let back = open(dir.path(), quirks);
+    assert!(back.containers()[0].last_active_at < made, "it really was long ago");
+    back.advance_clock(Duration::from_secs(19 * 60));
+    assert!(back.retrieve_container(&container).is_ok());
+    back.advance_clock(Duration::from_secs(21 * 60));
+    assert!(back.retrieve_container(&container).is_err());
 }

@@ -118,6 +118,11 @@ async fn parameters_are_strict() {
     let form = reqwest::multipart::Form::new().text("file", "no filename");
     let reply = bench.request(Method::POST, &files).multipart(form).send().await.unwrap();
     assert_eq!(reply.status(), 400);
+    bench.emulator.store().register_api_file("file-abc", "x.txt", b"from elsewhere");
+    let part = reqwest::multipart::Part::bytes(b"x".as_slice()).file_name("x");
+    let form = reqwest::multipart::Form::new().part("file", part).text("file_id", "file-abc");
+    let reply = bench.request(Method::POST, &files).multipart(form).send().await.unwrap();
+    assert_eq!(told(reply).await.0, 400, "either a file or a file's id");
     let reply = bench.request(Method::POST, &files).json(&json!({})).send().await.unwrap();
     assert_eq!(told(reply).await.2.as_deref(), Some("missing_required_parameter"));
     assert_eq!(bench.request(Method::PUT, &files).send().await.unwrap().status(), 405);

@@ -134,7 +134,7 @@ async fn an_expired_container_is_listed_and_refused() {
     for as_400 in [false, true] {
         let bench = Bench::with(config(Profile::Openai, |config| {
             config.quirks.expired_as_400 = as_400;
-            config.expire_after_use = true;
+            config.quirks.expire_after_use = true;
         }))
         .await;
         let (_, made) = bench.create(json!({ "name": "old" })).await;
@@ -198,4 +198,41 @@ async fn replies_vary_as_other_servers_do() {
     assert_ne!(bench.emulator.store().rewrite_model_file(container, &model, b"two"), model);
     let deleted = bench.delete(&format!("/containers/{container}/files/{id}")).await;
     assert!(deleted.status() == 200 && deleted.bytes().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn gateways_lose_lengths_statuses_and_fields() {
+    let bench = Bench::with(config(Profile::Openai, |config| {
+        for switch in ["chunked-json", "errors-as-200", "sparse-containers", "active-status"] {
+            config.quirks.set(switch).unwrap();
+        }
+    }))
+    .await;
+    let (_, made) = bench.create(json!({ "name": "c", "memory_limit": "4g" })).await;
+    assert_eq!(made["status"], "active");
+    assert!(made.get("memory_limit").is_none() && made.get("network_policy").is_none(), "{made}");
+    let id = made["id"].as_str().unwrap();
+    let reply = bench.get(&format!("/containers/{id}")).await;
+    assert!(!reply.headers().contains_key("content-length"));
+    assert_eq!(reply.json::<serde_json::Value>().await.unwrap(), made);
+    let (status, message, code) = told(bench.get("/containers/cntr_none").await).await;
+    assert_eq!((status, code.as_deref()), (200, Some("404")));
+    assert!(message.contains("cntr_none"));
+}
+
+#[tokio::test]
+async fn a_list_may_count_as_use_of_what_it_shows() {
+    for (counts, status) in [(false, "expired"), (true, "running")] {
+        let bench = Bench::with(config(Profile::Openai, |config| {
+            config.quirks.expire_after_use = true;
+            config.quirks.listing_is_use = counts;
+        }))
+        .await;
+        bench.emulator.store().create_container("c");
+        for _ in 0..2 {
+            bench.emulator.store().advance_clock(Duration::from_secs(15 * 60));
+            bench.json("/containers").await;
+        }
+        assert_eq!(bench.json("/containers").await["data"][0]["status"], status);
+    }
 }
