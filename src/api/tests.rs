@@ -256,6 +256,10 @@ async fn replies_are_told_apart() {
         ("400 No", error("You uploaded an invalid file"), ErrorKind::Refused),
         ("413 No", String::new(), ErrorKind::TooLarge),
         ("200 OK", error("it went wrong"), ErrorKind::Protocol),
+        ("200 OK", error("File cfile_1 not found on container c."), ErrorKind::FileNotFound),
+        ("200 OK", r#"{"error":{"message":"gone","code":404}}"#.to_owned(), ErrorKind::FileNotFound),
+        ("200 OK", r#"{"error":{"message":"slowly","code":"429"}}"#.to_owned(), ErrorKind::RateLimited),
+        ("200 OK", r#"{"error":{"message":"odd","code":"200"}}"#.to_owned(), ErrorKind::Protocol),
         ("200 OK", "<html>log in</html>".to_owned(), ErrorKind::Protocol),
     ];
     for (status, body, expected) in cases {

@@ -1,9 +1,11 @@
-//! The official SDKs, unchanged, as clients of the emulator and beside a mount of it.
+//! Other people's programs, unchanged: the official SDKs as clients of the emulator and beside a mount of it, and a gateway
+//! between the two.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[allow(dead_code)]
 #[path = "../mount/env.rs"]
 mod env;
+mod litellm;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
