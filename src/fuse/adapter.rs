@@ -17,7 +17,9 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
+use super::call::{Call, Meters, Operation};
 use super::convert::{self, attributes, errno, ino};
 use crate::api::budget;
 use crate::vfs::{Entry, Found, Opened, Result, SetAttr, Vfs};
@@ -41,15 +43,35 @@ const GENERATION: Generation = Generation(0);
 pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     runtime: Handle,
+    meters: Arc<Meters>,
+}
+
+/// Begins a call, in a span with the id of the kernel's request.
+macro_rules! call {
+    ($self:ident, $req:ident, $operation:ident $(, $($field:tt)+)?) => {
+        Call::new(
+            Operation::$operation,
+            tracing::debug_span!(
+                "fuse",
+                operation = Operation::$operation.name(),
+                request = $req.unique().0,
+                pid = $req.pid(),
+                $($($field)+)?
+            ),
+            $self.meters.clone(),
+        )
+    };
 }
 
 /// Sends the outcome, and tells the error.
 macro_rules! answer {
-    ($vfs:expr, $operation:literal, $reply:ident, $outcome:expr, $value:pat => $sent:expr) => {
+    ($vfs:expr, $call:ident, $reply:ident, $outcome:expr, $value:pat => $sent:expr) => {
         match $outcome {
             Ok($value) => $sent,
             Err(error) => {
-                $vfs.tell($operation, &error);
+                let mut call = $call;
+                call.span().in_scope(|| $vfs.tell(call.name(), &error));
+                call.failed(&error);
                 $reply.error(errno(&error));
             }
         }
@@ -58,21 +80,21 @@ macro_rules! answer {
 
 /// Does the rest on the runtime, with the reply.
 macro_rules! later {
-    ($self:ident, $vfs:ident => $work:expr) => {{
+    ($self:ident, $call:ident, $vfs:ident => $work:expr) => {{
         let $vfs = $self.vfs.clone();
-        let limit = $vfs.config().timeout;
-        $self.runtime.spawn(budget::within(limit, async move { $work }));
+        let (limit, span) = ($vfs.config().timeout, $call.span().clone());
+        $self.runtime.spawn(budget::within(limit, async move { $work }).instrument(span));
     }};
 }
 
 impl Adapter {
     pub(super) fn new(vfs: Arc<Vfs>, runtime: Handle) -> Self {
-        Self { vfs, runtime }
+        Self { vfs, runtime, meters: Meters::new() }
     }
 }
 
-fn found(vfs: &Vfs, outcome: Result<Found>, reply: ReplyEntry) {
-    answer!(vfs, "lookup", reply, outcome, found => match found {
+fn found(vfs: &Vfs, call: Call, outcome: Result<Found>, reply: ReplyEntry) {
+    answer!(vfs, call, reply, outcome, found => match found {
         Found::Entry(entry) => shown(&entry, reply),
         Found::Nothing(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
         Found::Nothing(ttl) => reply.entry(&ttl, &convert::no_entry(), GENERATION),
@@ -114,13 +136,13 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "lookup");
+        let call = call!(self, req, Lookup, parent = parent.0, ?name);
         let parent = ino(parent);
         if let Some(outcome) = self.vfs.lookup_now(parent, name) {
-            return found(&self.vfs, outcome, reply);
+            return found(&self.vfs, call, outcome, reply);
         }
         let name = name.to_owned();
-        later!(self, vfs => found(&vfs, vfs.lookup(parent, &name).await, reply));
+        later!(self, call, vfs => found(&vfs, call, vfs.lookup(parent, &name).await, reply));
     }
 
     fn forget(&self, _req: &Request, of: INodeNo, count: u64) {
@@ -128,13 +150,13 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, of: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        tracing::trace!(ino = of.0, pid = req.pid(), "getattr");
+        let call = call!(self, req, Getattr, ino = of.0);
         let of = ino(of);
         if let Some(outcome) = self.vfs.getattr_now(of) {
-            answer!(self.vfs, "getattr", reply, outcome, entry => reply.attr(&entry.ttl, &attributes(&entry.attr)));
+            answer!(self.vfs, call, reply, outcome, entry => reply.attr(&entry.ttl, &attributes(&entry.attr)));
             return;
         }
-        later!(self, vfs => answer!(vfs, "getattr", reply, vfs.getattr(of).await,
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.getattr(of).await,
             entry => reply.attr(&entry.ttl, &attributes(&entry.attr))));
     }
 
@@ -156,16 +178,17 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        tracing::trace!(ino = of.0, ?size, ?mode, pid = req.pid(), "setattr");
+        let call = call!(self, req, Setattr, ino = of.0, ?size, ?mode);
         let mtime = mtime.map(convert::nanoseconds);
         let change = SetAttr { mode, uid, gid, size, mtime, handle: handle.map(|handle| handle.0) };
         let of = ino(of);
-        later!(self, vfs => answer!(vfs, "setattr", reply, vfs.setattr(of, change).await,
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.setattr(of, change).await,
             entry => reply.attr(&entry.ttl, &attributes(&entry.attr))));
     }
 
-    fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
-        answer!(self.vfs, "readlink", reply, self.vfs.readlink(ino(of)), target => reply.data(target.as_bytes()));
+    fn readlink(&self, req: &Request, of: INodeNo, reply: ReplyData) {
+        let call = call!(self, req, Readlink, ino = of.0);
+        answer!(self.vfs, call, reply, self.vfs.readlink(ino(of)), target => reply.data(target.as_bytes()));
     }
 
     fn mknod(
@@ -181,11 +204,12 @@ impl Filesystem for Adapter {
         if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
             return reply.error(Errno::EPERM);
         }
+        let call = call!(self, req, Mknod, parent = parent.0, ?name, mode);
         let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
-        later!(self, vfs => {
+        later!(self, call, vfs => {
             let flags = libc::O_EXCL | libc::O_WRONLY;
             let made = vfs.create(parent, &name, mode & 0o7777, flags, thread).await;
-            answer!(vfs, "mknod", reply, made, (entry, opened) => {
+            answer!(vfs, call, reply, made, (entry, opened) => {
                 vfs.release(opened.handle);
                 shown(&entry, reply);
             });
@@ -201,21 +225,21 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "mkdir");
+        let call = call!(self, req, Mkdir, parent = parent.0, ?name);
         let (parent, name) = (ino(parent), name.to_owned());
-        later!(self, vfs => answer!(vfs, "mkdir", reply, vfs.mkdir(parent, &name).await, entry => shown(&entry, reply)));
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.mkdir(parent, &name).await, entry => shown(&entry, reply)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "unlink");
+        let call = call!(self, req, Unlink, parent = parent.0, ?name);
         let (parent, name) = (ino(parent), name.to_owned());
-        later!(self, vfs => answer!(vfs, "unlink", reply, vfs.unlink(parent, &name).await, () => reply.ok()));
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.unlink(parent, &name).await, () => reply.ok()));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "rmdir");
+        let call = call!(self, req, Rmdir, parent = parent.0, ?name);
         let (parent, name) = (ino(parent), name.to_owned());
-        later!(self, vfs => answer!(vfs, "rmdir", reply, vfs.rmdir(parent, &name).await, () => reply.ok()));
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.rmdir(parent, &name).await, () => reply.ok()));
     }
 
     fn rename(
@@ -228,19 +252,19 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        tracing::trace!(parent = parent.0, ?name, to = to.0, ?to_name, pid = req.pid(), "rename");
+        let call = call!(self, req, Rename, parent = parent.0, ?name, to = to.0, ?to_name);
         let (parent, name, to, to_name) = (ino(parent), name.to_owned(), ino(to), to_name.to_owned());
-        later!(self, vfs => {
+        later!(self, call, vfs => {
             let outcome = vfs.rename(parent, &name, to, &to_name, flags.bits()).await;
-            answer!(vfs, "rename", reply, outcome, () => reply.ok());
+            answer!(vfs, call, reply, outcome, () => reply.ok());
         });
     }
 
     fn open(&self, req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        tracing::trace!(ino = of.0, flags = flags.0, pid = req.pid(), "open");
+        let call = call!(self, req, Open, ino = of.0, flags = flags.0);
         let _entered = self.runtime.enter();
         let outcome = self.vfs.open_file(ino(of), flags.0, req.pid());
-        answer!(self.vfs, "open", reply, outcome,
+        answer!(self.vfs, call, reply, outcome,
             opened => reply.opened(FileHandle(opened.handle), convert::open_flags(&opened)));
     }
 
@@ -254,11 +278,11 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        tracing::trace!(parent = parent.0, ?name, pid = req.pid(), "create");
+        let call = call!(self, req, Create, parent = parent.0, ?name);
         let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
-        later!(self, vfs => {
+        later!(self, call, vfs => {
             let outcome = vfs.create(parent, &name, mode, flags, thread).await;
-            answer!(vfs, "create", reply, outcome, file => created(file, reply));
+            answer!(vfs, call, reply, outcome, file => created(file, reply));
         });
     }
 
@@ -273,13 +297,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        tracing::trace!(ino = of.0, offset, size, pid = req.pid(), "read");
+        let call = call!(self, req, Read, ino = of.0, offset, size);
         let size = size as usize;
         if let Some(outcome) = self.vfs.read_now(handle.0, offset, size) {
-            answer!(self.vfs, "read", reply, outcome, bytes => reply.data(&bytes));
+            answer!(self.vfs, call, reply, outcome, bytes => reply.data(&bytes));
             return;
         }
-        later!(self, vfs => answer!(vfs, "read", reply, vfs.read(handle.0, offset, size).await,
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.read(handle.0, offset, size).await,
             bytes => reply.data(&bytes)));
     }
 
@@ -295,15 +319,15 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        tracing::trace!(ino = of.0, offset, size = data.len(), pid = req.pid(), "write");
+        let call = call!(self, req, Write, ino = of.0, offset, size = data.len());
         // Pages that the kernel writes back for mmap carry nobody's thread.
         let thread = if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) { 0 } else { req.pid() };
         if let Some(outcome) = self.vfs.write_now(handle.0, offset, data, thread) {
-            answer!(self.vfs, "write", reply, outcome, written => reply.written(written));
+            answer!(self.vfs, call, reply, outcome, written => reply.written(written));
             return;
         }
         let data = data.to_vec();
-        later!(self, vfs => answer!(vfs, "write", reply, vfs.write(handle.0, offset, &data, thread).await,
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.write(handle.0, offset, &data, thread).await,
             written => reply.written(written)));
     }
 
@@ -315,12 +339,12 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        tracing::trace!(ino = of.0, pid = req.pid(), "flush");
+        let call = call!(self, req, Close, ino = of.0);
         if self.vfs.has_nothing_to_flush(handle.0) {
             return reply.ok();
         }
         let thread = req.pid();
-        later!(self, vfs => answer!(vfs, "close", reply, vfs.flush(handle.0, thread).await, () => reply.ok()));
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.flush(handle.0, thread).await, () => reply.ok()));
     }
 
     fn release(
@@ -333,27 +357,27 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        tracing::trace!(ino = of.0, pid = req.pid(), "release");
+        let _call = call!(self, req, Release, ino = of.0);
         reply.ok();
         let _entered = self.runtime.enter();
         self.vfs.release(handle.0);
     }
 
     fn fsync(&self, req: &Request, of: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        tracing::trace!(ino = of.0, pid = req.pid(), "fsync");
-        later!(self, vfs => answer!(vfs, "fsync", reply, vfs.fsync(handle.0).await, () => reply.ok()));
+        let call = call!(self, req, Fsync, ino = of.0);
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.fsync(handle.0).await, () => reply.ok()));
     }
 
     fn opendir(&self, req: &Request, of: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        tracing::trace!(ino = of.0, pid = req.pid(), "opendir");
-        answer!(self.vfs, "opendir", reply, self.vfs.opendir(ino(of)),
+        let call = call!(self, req, Opendir, ino = of.0);
+        answer!(self.vfs, call, reply, self.vfs.opendir(ino(of)),
             handle => reply.opened(FileHandle(handle), FopenFlags::empty()));
     }
 
     fn readdir(
         &self,
-        _req: &Request,
-        _of: INodeNo,
+        req: &Request,
+        of: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
@@ -362,22 +386,23 @@ impl Filesystem for Adapter {
             let attr = &entry.entry.attr;
             !reply.add(INodeNo(attr.ino.0), entry.next, convert::kind(attr.kind), &*entry.name)
         }
+        let call = call!(self, req, Readdir, ino = of.0, offset);
         let _entered = self.runtime.enter();
         let now = self.vfs.readdir_now(handle.0, offset, false, &mut |entry| add(&mut reply, entry));
         if let Some(outcome) = now {
-            answer!(self.vfs, "readdir", reply, outcome, () => reply.ok());
+            answer!(self.vfs, call, reply, outcome, () => reply.ok());
             return;
         }
-        later!(self, vfs => {
+        later!(self, call, vfs => {
             let outcome = vfs.readdir(handle.0, offset, false, |entry| add(&mut reply, entry)).await;
-            answer!(vfs, "readdir", reply, outcome, () => reply.ok());
+            answer!(vfs, call, reply, outcome, () => reply.ok());
         });
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
-        _of: INodeNo,
+        req: &Request,
+        of: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
@@ -386,15 +411,16 @@ impl Filesystem for Adapter {
             let attr = attributes(&entry.entry.attr);
             !reply.add(attr.ino, entry.next, &*entry.name, &entry.entry.ttl, &attr, GENERATION)
         }
+        let call = call!(self, req, Readdir, ino = of.0, offset);
         let _entered = self.runtime.enter();
         let now = self.vfs.readdir_now(handle.0, offset, true, &mut |entry| add(&mut reply, entry));
         if let Some(outcome) = now {
-            answer!(self.vfs, "readdir", reply, outcome, () => reply.ok());
+            answer!(self.vfs, call, reply, outcome, () => reply.ok());
             return;
         }
-        later!(self, vfs => {
+        later!(self, call, vfs => {
             let outcome = vfs.readdir(handle.0, offset, true, |entry| add(&mut reply, entry)).await;
-            answer!(vfs, "readdir", reply, outcome, () => reply.ok());
+            answer!(vfs, call, reply, outcome, () => reply.ok());
         });
     }
 
@@ -441,9 +467,10 @@ impl Filesystem for Adapter {
         reply.error(Errno::EOPNOTSUPP);
     }
 
-    fn getxattr(&self, _req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let call = call!(self, req, Getxattr, ino = of.0, ?name);
         let outcome = self.vfs.getxattr(ino(of), name.to_str().unwrap_or_default());
-        answer!(self.vfs, "getxattr", reply, outcome, value => {
+        answer!(self.vfs, call, reply, outcome, value => {
             match u32::try_from(value.len()) {
                 Ok(len) if size == 0 => reply.size(len),
                 Ok(len) if len <= size => reply.data(value.as_bytes()),
@@ -462,7 +489,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         of: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -470,19 +497,21 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let call = call!(self, req, Fallocate, ino = of.0, offset, length);
         if mode != 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let of = ino(of);
-        later!(self, vfs => {
+        later!(self, call, vfs => {
             let outcome = vfs.extend(of, handle.0, offset.saturating_add(length)).await;
-            answer!(vfs, "fallocate", reply, outcome, () => reply.ok());
+            answer!(vfs, call, reply, outcome, () => reply.ok());
         });
     }
 
-    fn symlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let call = call!(self, req, Symlink, parent = parent.0, ?name);
         let (parent, name, target) = (ino(parent), name.to_owned(), target.to_owned());
-        later!(self, vfs => answer!(vfs, "symlink", reply, vfs.symlink(parent, &name, &target).await,
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.symlink(parent, &name, &target).await,
             entry => shown(&entry, reply)));
     }
 

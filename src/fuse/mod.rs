@@ -1,6 +1,7 @@
 //! The kernel's side: callbacks, mounting, invalidation. No decisions are made here.
 
 mod adapter;
+mod call;
 mod convert;
 pub mod mount;
 pub mod mounts;
