@@ -33,6 +33,8 @@ pub struct OperationStats {
     pub p50_ms: u64,
     /// 95 of a hundred.
     pub p95_ms: u64,
+    /// 99 of a hundred.
+    pub p99_ms: u64,
     #[serde(skip)]
     buckets: [u64; BOUNDS.len() + 1],
 }
@@ -42,6 +44,10 @@ pub(super) struct Counters(Mutex<Stats>);
 
 impl Counters {
     pub(super) fn answered(&self, operation: &'static str, took: Duration, failed: bool) {
+        metrics::histogram!("containerfs_request_duration_seconds", "operation" => operation).record(took);
+        let outcome = if failed { "error" } else { "ok" };
+        metrics::counter!("containerfs_requests_total", "operation" => operation, "outcome" => outcome)
+            .increment(1);
         self.change(|stats| {
             let entry = stats.operations.entry(operation).or_default();
             entry.requests += 1;
@@ -68,6 +74,7 @@ impl Counters {
         for entry in stats.operations.values_mut() {
             entry.p50_ms = percentile(&entry.buckets, 50);
             entry.p95_ms = percentile(&entry.buckets, 95);
+            entry.p99_ms = percentile(&entry.buckets, 99);
         }
         stats
     }

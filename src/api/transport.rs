@@ -13,6 +13,7 @@ use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, Hea
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, Span};
 use url::Url;
 
 use crate::api::budget;
@@ -190,17 +191,24 @@ impl Transport {
         let mut waited = Duration::ZERO;
         for attempts in 0.. {
             let begun = Instant::now();
-            let outcome = attempt(transfer.then(Arc::default)).await;
+            let span = tracing::debug_span!(
+                "request",
+                operation = call.operation,
+                attempts,
+                id = tracing::field::Empty
+            );
+            let outcome = attempt(transfer.then(Arc::default)).instrument(span.clone()).await;
             let took = begun.elapsed();
+            let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             self.counters.answered(call.operation, took, outcome.is_err());
             let Failure { error, asked } = match outcome {
                 Ok(done) => {
-                    tracing::debug!(operation = call.operation, ms = took.as_millis(), "answered");
+                    span.in_scope(|| tracing::debug!(ms, "answered"));
                     return Ok(done);
                 }
                 Err(failure) => failure,
             };
-            tracing::debug!(operation = call.operation, ms = took.as_millis(), %error, "failed");
+            span.in_scope(|| tracing::debug!(ms, %error, "failed"));
             let wait = asked.unwrap_or_else(|| retry::backoff(attempts, rand::random()));
             waited += wait;
             // A transfer's own time is not counted: it was moving.
@@ -249,6 +257,11 @@ impl Transport {
         if let Some(date) = response.headers().get(DATE) {
             let now = SystemTime::now();
             *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some((date.clone(), now));
+        }
+        if let span = Span::current()
+            && !span.is_disabled()
+        {
+            span.record("id", request_id(response.headers(), &self.redactor));
         }
         let status = response.status();
         if status.is_success() {

@@ -199,6 +199,13 @@ pub struct Mount {
     /// Network policy of containers that mkdir makes: `disabled`, or JSON as the API takes it.
     #[arg(long, value_name = "POLICY", value_parser = policy)]
     pub network_policy: Option<serde_json::Value>,
+    /// Serve metrics for Prometheus at http://ADDR/metrics; port 0 takes a free one, which `status` tells.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help = "Serve metrics for Prometheus at http://ADDR/metrics; port 0 takes a free one, which `status` tells"
+    )]
+    pub metrics_listen: Option<SocketAddr>,
     /// What `mount` shows as the source.
     #[arg(long, hide = true)]
     pub source: Option<String>,
@@ -277,6 +284,9 @@ pub struct Status {
     /// For programs.
     #[arg(long)]
     pub json: bool,
+    /// Show it again and again; with --json one line each time.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", require_equals = true, value_parser = interval)]
+    pub watch: Option<Duration>,
 }
 
 /// `containerfs path`.
@@ -561,6 +571,13 @@ fn quirk(text: &str) -> Result<String, String> {
     use crate::emulator::{Profile, Quirks};
     let set = Quirks::for_profile(Profile::Plain).set(text);
     set.map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("longer than nothing".to_owned()),
+        every => Ok(every),
+    }
 }
 
 fn json(text: &str) -> Result<serde_json::Value, String> {

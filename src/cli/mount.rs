@@ -175,7 +175,15 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         },
     };
     let fuse = Options { allow_other: args.allow_other, read_only: args.read_only, source };
-    Ok(Settings { mountpoint, demo: args.demo, client, vfs, fuse, drain_timeout: args.drain_timeout })
+    Ok(Settings {
+        mountpoint,
+        demo: args.demo,
+        client,
+        vfs,
+        fuse,
+        metrics: args.metrics_listen,
+        drain_timeout: args.drain_timeout,
+    })
 }
 
 fn minutes(life: std::time::Duration) -> Result<i64> {

@@ -1,7 +1,11 @@
 //! `containerfs status`.
 
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use crate::cli::args::Status;
@@ -10,11 +14,22 @@ use crate::cli::output;
 use crate::daemon::control::{Connection, Question};
 use crate::fuse::mounts::{self, Entry};
 
-/// Shows the mounts that answer.
+/// Shows the mounts that answer, once or again and again.
 ///
 /// # Errors
 /// The one that was named is none, or does not answer.
 pub(super) fn status(args: &Status) -> Result<ExitCode> {
+    let Some(every) = args.watch else {
+        show(args, false)?;
+        return Ok(ExitCode::Success);
+    };
+    loop {
+        show(args, true)?;
+        std::thread::sleep(every);
+    }
+}
+
+fn show(args: &Status, watched: bool) -> Result<()> {
     let mut entries: Vec<Entry> = mounts::all()?.into_iter().filter(Entry::is_ours).collect();
     if let Some(wanted) = &args.mountpoint {
         let at = mounts::absolute(wanted)?;
@@ -24,14 +39,18 @@ pub(super) fn status(args: &Status) -> Result<ExitCode> {
         }
     }
     let told: Vec<Value> = entries.iter().map(ask).collect();
-    if args.json {
-        output::line(&serde_json::to_string_pretty(&told)?)?;
-    } else if told.is_empty() {
-        output::line("nothing is mounted")?;
-    } else {
-        output::line(&output::escaped_lines(&table(&told)))?;
+    let text = match (args.json, watched) {
+        (true, true) => serde_json::to_string(&told)?,
+        (true, false) => serde_json::to_string_pretty(&told)?,
+        (false, _) if told.is_empty() => "nothing is mounted".to_owned(),
+        (false, _) => output::escaped_lines(&table(&told)),
+    };
+    if watched && !args.json && io::stdout().is_terminal() {
+        // Home, then everything below: the screen does not flicker as it would if it were cleared first.
+        output::print("\u{1b}[H\u{1b}[J")?;
     }
-    Ok(ExitCode::Success)
+    output::line(&text)?;
+    Ok(())
 }
 
 /// What a mount says of itself, with where it is; an `error` if it says nothing.
@@ -69,24 +88,54 @@ fn table(told: &[Value]) -> String {
             table.add_row(["error".to_owned(), text("/error")]);
             continue;
         }
+        let number = |pointer: &str| mount.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
         table.add_row(["server".to_owned(), text("/server")]);
-        table.add_row(["up".to_owned(), format!("{} s", text("/uptime_seconds"))]);
+        let up = Duration::from_secs(number("/uptime_seconds"));
+        let ending = if mount["ending"] == json!(true) { ", ending: uploads go on" } else { "" };
+        let since = format!("{} ({}{ending})", text("/since"), humantime::format_duration(up));
+        table.add_row(["since".to_owned(), since]);
+        if mount.get("metrics").is_some() {
+            table.add_row(["metrics".to_owned(), format!("http://{}/metrics", text("/metrics"))]);
+        }
         table.add_row(["containers".to_owned(), text("/containers")]);
-        let bytes = |pointer: &str| mount.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
         let cache = format!(
-            "{} on disk, {} in memory",
-            indicatif::HumanBytes(bytes("/cache/disk_bytes")),
-            indicatif::HumanBytes(bytes("/cache/memory_bytes"))
+            "{} on disk, {} in memory, {}",
+            HumanBytes(number("/cache/disk_bytes")),
+            HumanBytes(number("/cache/memory_bytes")),
+            hits(number("/cache/hits"), number("/cache/misses"))
         );
         table.add_row(["cache".to_owned(), cache]);
+        if number("/prefetch/fetched") > 0 {
+            let (fetched, read) = (number("/prefetch/fetched"), number("/prefetch/read"));
+            table
+                .add_row(["ahead".to_owned(), format!("{fetched} files fetched ahead, {read} of them read")]);
+        }
+        let traffic = format!(
+            "{} down, {} up, {} retries",
+            HumanBytes(number("/requests/bytes_down")),
+            HumanBytes(number("/requests/bytes_up")),
+            number("/requests/retries")
+        );
+        table.add_row(["traffic".to_owned(), traffic]);
         for (operation, of) in
             mount.pointer("/requests/operations").and_then(Value::as_object).into_iter().flatten()
         {
             let line = format!(
-                "{} requests, {} failed, p50 {} ms, p95 {} ms",
-                of["requests"], of["errors"], of["p50_ms"], of["p95_ms"]
+                "{} requests, {} failed, p50 {} ms, p95 {} ms, p99 {} ms",
+                of["requests"], of["errors"], of["p50_ms"], of["p95_ms"], of["p99_ms"]
             );
             table.add_row([operation.clone(), line]);
+        }
+        for upload in mount["under_way"].as_array().into_iter().flatten() {
+            let part = |field: &str| upload[field].as_u64().unwrap_or(0);
+            let line = format!(
+                "{}: {} of {}, {} s",
+                output::escaped(upload["name"].as_str().unwrap_or_default()),
+                HumanBytes(part("sent")),
+                HumanBytes(part("bytes")),
+                part("seconds")
+            );
+            table.add_row(["uploading".to_owned(), line]);
         }
         for (name, pointer) in [("pending", "/pending"), ("error", "/errors")] {
             for item in mount.pointer(pointer).and_then(Value::as_array).into_iter().flatten() {
@@ -103,4 +152,11 @@ fn table(told: &[Value]) -> String {
         }
     }
     table.trim_fmt()
+}
+
+fn hits(hits: u64, misses: u64) -> String {
+    match (hits * 100).checked_div(hits + misses) {
+        Some(percent) => format!("{percent} % of {} looks were hits", hits + misses),
+        None => "not used yet".to_owned(),
+    }
 }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::api::{self, Client, ContainerId, budget};
 use crate::content::cache::{Cache, Cached, Key};
@@ -271,7 +272,8 @@ impl Downloads {
         };
         // What fails again and again fails once for who waits for it.
         let limit = self.client.timeout();
-        tokio::spawn(budget::within(limit, task.run()));
+        // In the span of whoever asked first, so that the log tells for whom it is.
+        tokio::spawn(budget::within(limit, task.run().in_current_span()));
         body
     }
 

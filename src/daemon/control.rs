@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use tokio::net::{UnixListener, unix::OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::content::cache::private_dir;
-use crate::vfs::{Left, Progress, Vfs};
+use crate::vfs::{Left, Progress, Status, Vfs};
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -45,6 +46,16 @@ pub enum Question {
         /// Not to wait at all.
         force: bool,
     },
+}
+
+/// The state of a mount, with what the filesystem itself does not know.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    status: Status,
+    /// Where metrics are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<SocketAddr>,
 }
 
 /// What an unmount answers.
@@ -90,6 +101,7 @@ impl Drop for Socket {
 pub fn listen(
     device: (u32, u32),
     vfs: Arc<Vfs>,
+    metrics: Option<SocketAddr>,
     unmounts: mpsc::UnboundedSender<UnmountRequest>,
 ) -> io::Result<Socket> {
     let path = directories()
@@ -106,7 +118,7 @@ pub fn listen(
         while let Ok((stream, _)) = listener.accept().await {
             let (vfs, unmounts) = (vfs.clone(), unmounts.clone());
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, &vfs, &unmounts).await {
+                if let Err(error) = answer(stream, &vfs, metrics, &unmounts).await {
                     tracing::debug!(%error, "a control connection ended early");
                 }
             });
@@ -118,6 +130,7 @@ pub fn listen(
 async fn answer(
     stream: tokio::net::UnixStream,
     vfs: &Arc<Vfs>,
+    metrics: Option<SocketAddr>,
     unmounts: &mpsc::UnboundedSender<UnmountRequest>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
@@ -125,7 +138,7 @@ async fn answer(
     let reader = tokio::io::AsyncReadExt::take(reader, QUESTION_MAX as u64);
     tokio::io::BufReader::new(reader).read_line(&mut question).await?;
     match serde_json::from_str(&question)? {
-        Question::Status => tell(&mut writer, &vfs.status()).await,
+        Question::Status => tell(&mut writer, &Told { status: vfs.status(), metrics }).await,
         Question::Locate { path } => tell(&mut writer, &vfs.locate(&path)).await,
         Question::Retry => tell(&mut writer, &Answer::Done(vfs.retry().await)).await,
         Question::Unmount { timeout_seconds, force } => {

@@ -3,6 +3,7 @@
 pub mod background;
 pub mod control;
 pub mod logging;
+pub mod metrics;
 pub mod run;
 pub mod settings;
 pub mod signals;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::background::Reporter;
 use super::control::{self, UnmountRequest};
+use super::metrics::Endpoint;
 use super::settings::Settings;
 use super::signals::Signals;
 use crate::api::{Client, ErrorKind};
@@ -77,6 +78,15 @@ struct Mounted {
 
 async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    // Before anything that it will tell of.
+    let metrics = match settings.metrics {
+        Some(address) => Some(
+            Endpoint::bind(address)
+                .await
+                .map_err(|error| format!("cannot serve metrics on {address}: {error}"))?,
+        ),
+        None => None,
+    };
     let demo = if settings.demo { Some(demo(&mut settings).await?) } else { None };
     let client = Client::new(&settings.client).map_err(|error| error.message)?;
     let mut config = settings.vfs;
@@ -90,8 +100,12 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let vfs = Vfs::open(client, config).await.map_err(|error| refusal(&error, &server))?;
     let session = fuse::mount(&vfs, &settings.mountpoint, &settings.fuse, Handle::current())
         .map_err(|error| format!("cannot mount on {}: {error}", settings.mountpoint.display()))?;
+    let metrics_address = metrics.as_ref().and_then(|endpoint| endpoint.address().ok());
+    if let Some(endpoint) = metrics {
+        endpoint.serve(vfs.clone());
+    }
     let (asked, unmounts) = mpsc::unbounded_channel();
-    let socket = control::listen(session.device(), vfs.clone(), asked);
+    let socket = control::listen(session.device(), vfs.clone(), metrics_address, asked);
     let socket =
         socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;

@@ -1,5 +1,6 @@
 //! Everything that a mount was told, resolved and checked.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Settings {
     pub vfs: vfs::Config,
     /// How it is mounted.
     pub fuse: Options,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// How long the end may take.
     pub drain_timeout: Duration,
 }

@@ -136,7 +136,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let call = call!(self, req, Lookup, parent = parent.0, ?name);
+        let call = call!(self, req, Lookup, parent = parent.0, entry = ?name);
         let parent = ino(parent);
         if let Some(outcome) = self.vfs.lookup_now(parent, name) {
             return found(&self.vfs, call, outcome, reply);
@@ -204,7 +204,7 @@ impl Filesystem for Adapter {
         if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
             return reply.error(Errno::EPERM);
         }
-        let call = call!(self, req, Mknod, parent = parent.0, ?name, mode);
+        let call = call!(self, req, Mknod, parent = parent.0, entry = ?name, mode);
         let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
         later!(self, call, vfs => {
             let flags = libc::O_EXCL | libc::O_WRONLY;
@@ -225,19 +225,19 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let call = call!(self, req, Mkdir, parent = parent.0, ?name);
+        let call = call!(self, req, Mkdir, parent = parent.0, entry = ?name);
         let (parent, name) = (ino(parent), name.to_owned());
         later!(self, call, vfs => answer!(vfs, call, reply, vfs.mkdir(parent, &name).await, entry => shown(&entry, reply)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let call = call!(self, req, Unlink, parent = parent.0, ?name);
+        let call = call!(self, req, Unlink, parent = parent.0, entry = ?name);
         let (parent, name) = (ino(parent), name.to_owned());
         later!(self, call, vfs => answer!(vfs, call, reply, vfs.unlink(parent, &name).await, () => reply.ok()));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let call = call!(self, req, Rmdir, parent = parent.0, ?name);
+        let call = call!(self, req, Rmdir, parent = parent.0, entry = ?name);
         let (parent, name) = (ino(parent), name.to_owned());
         later!(self, call, vfs => answer!(vfs, call, reply, vfs.rmdir(parent, &name).await, () => reply.ok()));
     }
@@ -252,7 +252,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let call = call!(self, req, Rename, parent = parent.0, ?name, to = to.0, ?to_name);
+        let call = call!(self, req, Rename, parent = parent.0, entry = ?name, to = to.0, ?to_name);
         let (parent, name, to, to_name) = (ino(parent), name.to_owned(), ino(to), to_name.to_owned());
         later!(self, call, vfs => {
             let outcome = vfs.rename(parent, &name, to, &to_name, flags.bits()).await;
@@ -278,7 +278,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let call = call!(self, req, Create, parent = parent.0, ?name);
+        let call = call!(self, req, Create, parent = parent.0, entry = ?name);
         let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
         later!(self, call, vfs => {
             let outcome = vfs.create(parent, &name, mode, flags, thread).await;
@@ -468,7 +468,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = call!(self, req, Getxattr, ino = of.0, ?name);
+        let call = call!(self, req, Getxattr, ino = of.0, entry = ?name);
         let outcome = self.vfs.getxattr(ino(of), name.to_str().unwrap_or_default());
         answer!(self.vfs, call, reply, outcome, value => {
             match u32::try_from(value.len()) {
@@ -509,7 +509,7 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let call = call!(self, req, Symlink, parent = parent.0, ?name);
+        let call = call!(self, req, Symlink, parent = parent.0, entry = ?name);
         let (parent, name, target) = (ino(parent), name.to_owned(), target.to_owned());
         later!(self, call, vfs => answer!(vfs, call, reply, vfs.symlink(parent, &name, &target).await,
             entry => shown(&entry, reply)));

@@ -104,7 +104,13 @@ impl Drop for Call {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
         self.meters.0[self.operation as usize].record(took);
-        self.span.in_scope(|| tracing::debug!(us = took.as_micros(), errno = self.errno, "answered"));
+        self.span.in_scope(|| {
+            tracing::debug!(
+                us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                errno = self.errno,
+                "answered"
+            );
+        });
     }
 }
 

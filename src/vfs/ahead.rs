@@ -1,8 +1,12 @@
 //! Fetches the files that will probably be read next; [`crate::content::prefetch`] decides how many.
 
+use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
+
+use lru::LruCache;
+use serde::Serialize;
 
 use crate::api::{self, ContainerId, ErrorKind};
 use crate::content::prefetch::{NEAR, SMALL};
@@ -13,12 +17,47 @@ use crate::vfs::{State, Vfs};
 /// Bytes that may be fetched ahead in one go.
 const BYTES_AHEAD: u64 = 32 << 20;
 
+/// Files fetched ahead that nobody has read yet are remembered up to this number.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
+
+/// What was fetched before it was read. What `fetched` has more than `read` was waste, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Files that were fetched ahead.
+    pub fetched: u64,
+    /// Those of them that were opened afterwards.
+    pub read: u64,
+}
+
+/// The account of a mount.
+#[derive(Debug)]
+pub(super) struct LookedAhead {
+    pub(super) usage: Usage,
+    unread: LruCache<Ino, ()>,
+}
+
+impl LookedAhead {
+    pub(super) fn new() -> Self {
+        Self { usage: Usage::default(), unread: LruCache::new(REMEMBERED) }
+    }
+
+    fn fetched(&mut self, ino: Ino) {
+        self.usage.fetched += 1;
+        self.unread.put(ino, ());
+    }
+
+    fn opened(&mut self, ino: Ino) {
+        self.usage.read += u64::from(self.unread.pop(&ino).is_some());
+    }
+}
+
 impl Vfs {
     /// A file was opened for reading: what comes after it may be wanted soon.
     pub(super) fn look_ahead(self: &Arc<Self>, state: &mut State, ino: Ino) {
         if !self.config.prefetch {
             return;
         }
+        state.looked_ahead.opened(ino);
         let Some(node) = state.tree.get(ino) else { return };
         let (directory, name) = (node.parent, node.name.clone());
         let Some(children) = state.tree.get(directory).and_then(|node| node.children()) else { return };
@@ -45,6 +84,7 @@ impl Vfs {
             .collect();
         for (ino, container, file) in wanted {
             state.fetched_ahead.insert(ino);
+            state.looked_ahead.fetched(ino);
             self.fetch_ahead(ino, container, file);
         }
     }

@@ -260,7 +260,7 @@ impl Vfs {
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
         let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         steps::step();
-        let sent = self.client.upload(&to.container, &filename, body).await;
+        let sent = self.client.upload_watched(&to.container, &filename, body, announced.sent()).await;
         if sent.as_ref().is_err_and(|error| error.may_have_happened) {
             let sha256 = frozen.staging.sha256()?;
             self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known));

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, WeakShared};
+use tracing::Instrument;
 
 use crate::api::{ContainerId, File, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -110,7 +111,7 @@ impl Vfs {
                 match flights.get(&which).and_then(WeakShared::upgrade) {
                     Some(flight) => flight,
                     None => {
-                        let flight = self.clone().fly(which.clone()).boxed().shared();
+                        let flight = self.clone().fly(which.clone()).in_current_span().boxed().shared();
                         flights.extend(flight.downgrade().map(|flight| (which.clone(), flight)));
                         // A task of its own: a caller that goes away takes nobody else's list with it.
                         tokio::spawn(flight.clone());

@@ -141,6 +141,7 @@ pub struct Vfs {
     /// Held while it is found out whether the server keeps directories.
     probing: tokio::sync::Mutex<()>,
     started: Instant,
+    since: jiff::Timestamp,
     mount_id: std::sync::OnceLock<u64>,
     errors: status::Errors,
     /// Lookups that failed just now.
@@ -171,6 +172,7 @@ struct State {
     prefetch: Prefetch,
     /// Files that are being fetched ahead.
     fetched_ahead: std::collections::HashSet<Ino>,
+    looked_ahead: ahead::LookedAhead,
     /// Directories whose lengths are being asked for.
     sizing: std::collections::HashSet<Ino>,
     /// Base names of probes, which nobody is shown.
@@ -223,6 +225,7 @@ impl Vfs {
             shelved: HashMap::new(),
             prefetch: Prefetch::new(),
             fetched_ahead: std::collections::HashSet::new(),
+            looked_ahead: ahead::LookedAhead::new(),
             sizing: std::collections::HashSet::new(),
             probes: std::collections::HashSet::new(),
             sending: sending::Sending::default(),
@@ -246,6 +249,7 @@ impl Vfs {
             invalidations_out: Mutex::new(Some(invalidations_out)),
             probing: tokio::sync::Mutex::new(()),
             started,
+            since: jiff::Timestamp::now(),
             mount_id: std::sync::OnceLock::new(),
             errors: status::Errors::default(),
             told_just_now: repeated::Repeated::default(),

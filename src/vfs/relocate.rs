@@ -170,10 +170,10 @@ impl Vfs {
                 let ino = state.tree.containers.get(container).copied();
                 ino.map(|ino| state.versions_of(ino, &leg.to)).unwrap_or_default()
             };
-            let _announced = self.announce(container, &leg.to, len, &known);
+            let announced = self.announce(container, &leg.to, len, &known);
             let body = UploadBody::File { path: staging.data(), len };
             steps::step();
-            let sent = self.client.upload(container, &filename, body).await;
+            let sent = self.client.upload_watched(container, &filename, body, announced.sent()).await;
             if sent.as_ref().is_err_and(|error| error.may_have_happened) {
                 self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known));
             }

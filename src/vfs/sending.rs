@@ -2,6 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
 
 use crate::api::{self, ContainerId, FileId};
 use crate::namespace::names;
@@ -16,6 +20,22 @@ struct Post {
     len: u64,
     /// Ids that the path had before.
     known: HashSet<FileId>,
+    begun: Instant,
+    /// Bytes that have gone out.
+    sent: Arc<AtomicU64>,
+}
+
+/// An upload under way, for `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnderWay {
+    /// The path below the container.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// How many of them have gone out.
+    pub sent: u64,
+    /// For how long.
+    pub seconds: u64,
 }
 
 /// The POSTs of a mount that are under way.
@@ -29,6 +49,14 @@ pub(super) struct Sending {
 pub(super) struct Announced {
     vfs: Arc<Vfs>,
     number: u64,
+    sent: Arc<AtomicU64>,
+}
+
+impl Announced {
+    /// Where the client counts the bytes that go out.
+    pub(super) fn sent(&self) -> Arc<AtomicU64> {
+        self.sent.clone()
+    }
 }
 
 impl Drop for Announced {
@@ -46,16 +74,38 @@ impl Vfs {
         len: u64,
         known: &HashSet<FileId>,
     ) -> Announced {
-        let post = Post { container: container.clone(), path: path.to_owned(), len, known: known.clone() };
+        let sent = Arc::new(AtomicU64::new(0));
+        let post = Post {
+            container: container.clone(),
+            path: path.to_owned(),
+            len,
+            known: known.clone(),
+            begun: Instant::now(),
+            sent: sent.clone(),
+        };
         let mut state = self.state();
         let number = state.sending.next;
         state.sending.next += 1;
         state.sending.posts.insert(number, post);
-        Announced { vfs: self.clone(), number }
+        Announced { vfs: self.clone(), number, sent }
     }
 }
 
 impl State {
+    /// The uploads under way, the oldest first.
+    pub(super) fn under_way(&self) -> Vec<UnderWay> {
+        let mut posts: Vec<&Post> = self.sending.posts.values().collect();
+        posts.sort_by_key(|post| post.begun);
+        let told = |post: &Post| UnderWay {
+            name: post.path.clone(),
+            bytes: post.len,
+            // The form around the file is counted too.
+            sent: post.sent.load(Ordering::Relaxed).min(post.len),
+            seconds: post.begun.elapsed().as_secs(),
+        };
+        posts.into_iter().map(told).collect()
+    }
+
     /// Whether a listed file is what a POST under way has made: nobody is shown it twice.
     pub(super) fn is_arriving(&self, container: &ContainerId, file: &api::File) -> bool {
         let of_container = self.sending.posts.values().filter(|post| post.container == *container);

@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::namespace::inode::Ino;
 use crate::vfs::drain::Left;
+use crate::vfs::sending::UnderWay;
 use crate::vfs::{Error, Vfs};
 
 /// Errors that are remembered.
@@ -41,6 +43,8 @@ pub struct Told {
 pub struct Status {
     /// The server's base URL.
     pub server: String,
+    /// When it was mounted, as RFC 3339.
+    pub since: String,
     /// Seconds since it was mounted.
     pub uptime_seconds: u64,
     /// Whether it is ending: new changes are refused, and uploads go on.
@@ -55,8 +59,14 @@ pub struct Status {
     pub cache: crate::content::cache::Usage,
     /// Requests by operation.
     pub requests: crate::api::stats::Stats,
+    /// Files fetched before they were read.
+    pub prefetch: super::ahead::Usage,
     /// What is still to be sent.
     pub uploads: Progress,
+    /// Uploads under way, the oldest first.
+    pub under_way: Vec<UnderWay>,
+    /// Downloads under way.
+    pub downloads: usize,
     /// What is not on the server, and why.
     pub pending: Vec<Left>,
     /// The last errors, newest last.
@@ -102,6 +112,7 @@ impl Vfs {
         let state = self.state();
         Status {
             server: self.client.base_url().to_owned(),
+            since: self.since.to_string(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ending: self.is_stopping(),
             containers: state.tree.containers.len(),
@@ -109,7 +120,10 @@ impl Vfs {
             open_files: state.handles.len(),
             cache: self.downloads.cache().usage(),
             requests: self.client.stats(),
+            prefetch: state.looked_ahead.usage,
             uploads,
+            under_way: state.under_way(),
+            downloads: self.downloads.under_way(),
             pending,
             errors,
         }
@@ -119,7 +133,13 @@ impl Vfs {
     pub fn progress(&self) -> Progress {
         let unsent = self.unsent();
         let state = self.state();
-        let bytes_left = unsent.iter().filter_map(|ino| state.local_len(*ino)).sum();
+        let under_way = state.under_way();
+        let left = |ino: &Ino| {
+            let path = state.tree.path(*ino);
+            let sent = under_way.iter().find(|post| post.name == path).map_or(0, |post| post.sent);
+            state.local_len(*ino).unwrap_or(0).saturating_sub(sent)
+        };
+        let bytes_left = unsent.iter().map(left).sum();
         Progress { files_left: unsent.len() as u64, bytes_left }
     }
 

@@ -12,6 +12,7 @@ mod errors;
 mod flags;
 mod gate;
 mod matrix;
+mod metrics;
 mod names;
 mod other_servers;
 mod path;
