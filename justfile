@@ -21,3 +21,11 @@ demo:
 # Real mounts next to other ways to the same bytes; rows by name, `just bench cp-50 ls`.
 bench *ARGS:
     cargo bench --bench real -- {{ARGS}}
+
+# The Debian package, below target/debian.
+deb:
+    packaging/deb.sh
+
+# Installs the package here, tries mount(8), fstab, units, manual and completions, and removes it. Needs root.
+test-deb:
+    packaging/test-deb.sh

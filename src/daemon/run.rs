@@ -50,7 +50,8 @@ pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, St
                 if let Some(Err(error)) = report.map(Reporter::ready) {
                     tracing::warn!(%error, "the standard streams stay open");
                 }
-                tell_systemd(&[NotifyState::Ready]);
+                tell_systemd(NotifyState::Ready);
+                tell_systemd(NotifyState::Status(&format!("serving {}", mounted.server)));
                 Ok(mounted.serve().await)
             }
             Err(message) => {
@@ -67,6 +68,7 @@ pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, St
 }
 
 struct Mounted {
+    server: String,
     vfs: Arc<Vfs>,
     session: Session,
     signals: Signals,
@@ -109,7 +111,7 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let socket =
         socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;
-    Ok(Mounted { vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), _demo: demo })
+    Ok(Mounted { server, vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), _demo: demo })
 }
 
 /// Waits until mounts of this account that are ending have sent what they have: it is shown by none twice.
@@ -136,8 +138,12 @@ impl Mounted {
             () = self.signals.next() => tracing::info!("ended by a signal"),
             request = self.unmounts.recv() => asked = request,
         }
-        tell_systemd(&[NotifyState::Stopping]);
         let within = asked.as_ref().and_then(|request| request.within).unwrap_or(self.drain_timeout);
+        tell_systemd(NotifyState::Stopping);
+        // Its own patience may be shorter, and what it kills is not uploaded.
+        let patience = u32::try_from((within + UNMOUNT_WAIT).as_micros()).unwrap_or(u32::MAX);
+        tell_systemd(NotifyState::ExtendTimeoutUsec(patience));
+        tell_systemd(NotifyState::Status("uploading what is not on the server yet"));
         let left = tokio::select! {
             left = self.vfs.drain(within) => left,
             // A second signal: whoever sent it does not want to wait.
@@ -149,6 +155,9 @@ impl Mounted {
         // Until now it tells a new mount that this one is ending.
         drop(self.socket.take());
         let _ = tokio::time::timeout(UNMOUNT_WAIT, self.session.ended()).await;
+        if !left.is_empty() {
+            tell_systemd(NotifyState::Status(&format!("{} not on the server, and kept", left.len())));
+        }
         for item in &left {
             tracing::warn!(name = ?item.name, reason = ?item.reason, "not on the server");
         }
@@ -162,8 +171,8 @@ impl Mounted {
 }
 
 /// A unit of `Type=notify` waits for this; without systemd it says nothing to nobody.
-fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(false, states) {
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
         tracing::debug!(%error, "systemd was not told");
     }
 }

@@ -23,6 +23,7 @@ mod scratch;
 mod startup;
 mod steps;
 mod superseded;
+mod system;
 mod tools;
 mod transfers;
 mod write_back;

@@ -208,9 +208,12 @@ fn systemd_is_told_when_the_mount_answers_and_when_it_ends() {
         let mut command = env.command(&["mount", "--foreground"]);
         let mut child = command.arg(&dir).env("NOTIFY_SOCKET", &path).spawn().unwrap();
         assert_eq!(next(), "READY=1");
+        assert_eq!(next(), format!("STATUS=serving {}", env.emulator.base_url()));
         assert!(is_mounted(&dir));
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert_eq!(next(), "STOPPING=1");
+        assert_eq!(next(), "EXTEND_TIMEOUT_USEC=65000000", "as long as it drains, and a little more");
+        assert!(next().starts_with("STATUS=uploading"));
         assert!(child.wait().unwrap().success());
     });
 }
