@@ -1,10 +1,9 @@
 //! The papers say what the code does: tests that they name exist, flags that exist are named.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -48,23 +47,119 @@ fn every_test_that_the_semantics_name_exists() {
     assert!(absent.is_empty(), "named and absent: {absent:?}");
 }
 
+/// The words in backticks that begin with two dashes, without the dashes.
+fn flags_in(text: &str) -> BTreeSet<String> {
+    text.split("--")
+        .skip(1)
+        .map(|rest| rest.split(|c: char| c != '-' && !c.is_ascii_alphanumeric()).next().unwrap())
+        .filter(|flag| flag.len() > 1 && !flag.starts_with('-'))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The rows of the table under a heading, as cells.
+fn rows(page: &str, heading: &str) -> Vec<Vec<String>> {
+    let section = page.split("\n## ").find(|section| section.starts_with(heading));
+    let section = section.unwrap_or_else(|| panic!("no section {heading:?}"));
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix('|'));
+    let cells =
+        |row: &str| row.replace("\\|", "\u{1}").split('|').map(|cell| cell.trim().to_owned()).collect();
+    rows.map(cells).filter(|cells: &Vec<String>| cells[0].contains('`') || cells[0].is_empty()).collect()
+}
+
+fn command() -> clap::Command {
+    use clap::CommandFactory;
+    let mut command = containerfs::cli::args::Cli::command();
+    command.build();
+    command
+}
+
+/// Checks a table of flags against the arguments that it is of, both ways.
+fn check_table(page: &str, heading: &str, defined: &[&clap::Arg], default_at: usize) {
+    let rows = rows(page, heading);
+    let told: BTreeSet<String> = rows.iter().flat_map(|row| flags_in(&row[0])).collect();
+    let known: BTreeSet<String> =
+        defined.iter().filter_map(|arg| arg.get_long()).map(str::to_owned).collect();
+    assert_eq!(told, known, "the flags of {heading:?}");
+    for arg in defined {
+        let Some(long) = arg.get_long() else { continue };
+        let row = rows.iter().find(|row| flags_in(&row[0]).contains(long)).unwrap();
+        if let Some(env) = arg.get_env() {
+            let env = format!("`{}`", env.to_str().unwrap());
+            assert!(row[1..].iter().any(|cell| cell.contains(&env)), "--{long}: {env} is not told");
+        }
+        if !arg.get_action().takes_values() {
+            continue;
+        }
+        if let [value] = arg.get_default_values() {
+            assert_eq!(row[default_at], format!("`{}`", value.to_str().unwrap()), "the default of --{long}");
+        } else if let Some(told) = row[default_at].split('`').nth(1) {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("[default: {told}")), "--{long} has no default {told}: {help}");
+        }
+    }
+}
+
 #[test]
-fn every_flag_of_mount_is_in_the_configuration_page_and_in_the_help() {
-    let output = Command::new(env!("CARGO_BIN_EXE_containerfs")).args(["mount", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    let flags_of = |text: &str| -> BTreeSet<String> {
-        text.split("--")
-            .skip(1)
-            .map(|rest| rest.split(|c: char| c != '-' && !c.is_ascii_alphanumeric()).next().unwrap())
-            .filter(|flag| flag.len() > 1 && !flag.starts_with('-'))
-            .map(str::to_owned)
-            .collect()
-    };
-    let page = flags_of(&read("docs/configuration.md"));
-    // Those that begin a line of the help are defined there; others are merely mentioned.
-    let defined = help.lines().filter(|line| line.trim_start().starts_with('-')).map(flags_of);
-    let defined: BTreeSet<String> = defined.flatten().filter(|flag| flag != "help").collect();
-    assert!(defined.len() > 25, "the help is not read as it is written: {defined:?}");
-    let untold: Vec<_> = defined.difference(&page).collect();
-    assert!(untold.is_empty(), "flags without a line in docs/configuration.md: {untold:?}");
+fn the_configuration_page_has_every_flag_with_its_variable_and_default_and_no_other() {
+    let (page, command) = (read("docs/configuration.md"), command());
+    let shown =
+        |arg: &&clap::Arg| !arg.is_hide_set() && !matches!(arg.get_long(), None | Some("help" | "version"));
+    let common: Vec<&clap::Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).collect();
+    check_table(&page, "Server and logging", &common, 2);
+    let mount = command.find_subcommand("mount").unwrap();
+    let own: Vec<&clap::Arg> =
+        mount.get_arguments().filter(shown).filter(|arg| !arg.is_global_set()).collect();
+    assert!(own.len() > 25, "{own:?}");
+    check_table(&page, "`containerfs mount", &own, 1);
+}
+
+/// Each command that does something, by the words that call it, with its own flags.
+fn commands(of: &clap::Command, before: &str, found: &mut BTreeMap<String, BTreeSet<String>>) {
+    for sub in of.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let name = format!("{before} {}", sub.get_name()).trim().to_owned();
+        if sub.has_subcommands() {
+            commands(sub, &name, found);
+        } else {
+            let own = sub.get_arguments().filter(|arg| !arg.is_global_set() && !arg.is_hide_set());
+            let flags = own.filter_map(|arg| arg.get_long()).filter(|long| *long != "help");
+            found.insert(name, flags.map(str::to_owned).collect());
+        }
+    }
+}
+
+#[test]
+fn the_configuration_page_has_every_command_with_its_flags_and_no_other() {
+    let page = read("docs/configuration.md");
+    let mut defined = BTreeMap::new();
+    commands(&command(), "", &mut defined);
+    defined.remove("mount");
+    let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in rows(&page, "The nine operations") {
+        // `containers retrieve`, `delete`: the second has the group of the first.
+        let names: Vec<&str> = row[0].split('`').skip(1).step_by(2).collect();
+        let group = names[0].split(' ').next().unwrap();
+        for name in &names {
+            let name = if name.contains(' ') { (*name).to_owned() } else { format!("{group} {name}") };
+            let mut flags = flags_in(&row[1]);
+            if name != "containers:files:content retrieve" {
+                // It is told below the table for all of them.
+                flags.insert("format".to_owned());
+            }
+            told.entry(name).or_default().extend(flags);
+        }
+    }
+    for row in rows(&page, "Other commands") {
+        let call = row[0].split('`').nth(1).unwrap();
+        let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == ':');
+        let name = call.split(' ').take_while(is_word).collect::<Vec<_>>().join(" ");
+        told.entry(name).or_default().extend(flags_in(call));
+    }
+    // Where unsent bytes lie is told once, for all commands of `pending`.
+    for (name, flags) in &mut told {
+        if name.starts_with("pending ") {
+            flags.insert("state-dir".to_owned());
+        }
+    }
+    assert_eq!(told, defined);
 }

@@ -110,7 +110,7 @@ pub enum Command {
     /// Print completions for a shell.
     Completions(Completions),
     /// Print the manual page.
-    Man,
+    Man(Man),
 }
 
 /// `containerfs mount`.
@@ -187,6 +187,10 @@ pub struct Mount {
     /// Do not fetch files before they are read.
     #[arg(long)]
     pub no_prefetch: bool,
+    /// Keep containers from expiring whose files were looked at here, by a request at half of their life: they are
+    /// billed while they live.
+    #[arg(long)]
+    pub keep_alive: bool,
     /// Longest wait for an answer of the server.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
@@ -555,6 +559,14 @@ pub enum Profile {
 pub struct Completions {
     /// bash, elvish, fish, powershell or zsh.
     pub shell: clap_complete::Shell,
+}
+
+/// `containerfs man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Write a page for each command into this directory; made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,10 +1,38 @@
 //! `containerfs completions` and `containerfs man`, out of the one definition.
 
-use anyhow::Result;
-use clap::CommandFactory;
+use std::fs;
+use std::path::Path;
 
-use crate::cli::args::{Cli, Completions};
+use anyhow::{Context, Result};
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::cli::args::{self, Cli, Completions};
 use crate::cli::output;
+
+/// Bash takes a colon for the end of a word, and some of our commands have one: this puts the words together again
+/// before the generated function sees them, and takes off what bash already has of the answers.
+const BASH_COLONS: &str = r#"
+_containerfs_whole_words() {
+    local line="${COMP_LINE:0:COMP_POINT}" cur prev at
+    local -a words
+    read -ra words <<< "$line"
+    [[ "$line" == *[[:space:]] ]] && words+=("")
+    COMP_WORDS=("${words[@]}")
+    COMP_CWORD=$(( ${#words[@]} - 1 ))
+    cur="${words[COMP_CWORD]}"
+    prev=""
+    (( COMP_CWORD > 0 )) && prev="${words[COMP_CWORD-1]}"
+    _containerfs "$1" "$cur" "$prev"
+    if [[ "$cur" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then
+        for at in "${!COMPREPLY[@]}"; do
+            COMPREPLY[at]="${COMPREPLY[at]#"${cur%:*}:"}"
+        done
+    fi
+}
+complete -F _containerfs_whole_words -o bashdefault -o default containerfs
+"#;
 
 /// Prints completions.
 ///
@@ -13,25 +41,88 @@ use crate::cli::output;
 pub(super) fn completions(args: &Completions) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "containerfs", &mut script);
-    output::print(&String::from_utf8_lossy(&script))?;
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == Shell::Bash {
+        script.push_str(BASH_COLONS);
+    }
+    output::print(&script)?;
     Ok(())
 }
 
-/// Prints the manual page: the command itself, then each of its commands.
+/// Prints the manual page of everything, or writes a page for each command into a directory.
 ///
 /// # Errors
-/// Stdout's.
-pub(super) fn man() -> Result<()> {
+/// Stdout's, or the disk's.
+pub(super) fn man(args: &args::Man) -> Result<()> {
     let mut command = Cli::command();
     command.build();
+    match &args.output {
+        None => output::print(&String::from_utf8_lossy(&whole(&command)?))?,
+        Some(directory) => {
+            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            let mut pages = vec![("containerfs".to_owned(), whole(&command)?)];
+            each(&command, "containerfs", "", &mut |name, _, command| {
+                let mut page = Vec::new();
+                let of_its_own = command.clone().display_name(name);
+                Man::new(of_its_own).title(name.to_uppercase()).render(&mut page)?;
+                pages.push((name.to_owned(), page));
+                Ok(())
+            })?;
+            for (name, page) in pages {
+                write(directory, &name, &page)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write(directory: &Path, name: &str, page: &[u8]) -> Result<()> {
+    let to = directory.join(format!("{name}.1"));
+    fs::write(&to, page).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// The command itself, then each of its commands with the flags that are its own.
+fn whole(command: &Command) -> Result<Vec<u8>> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        let man = clap_mangen::Man::new(sub.clone());
-        page.extend(format!(".SH \"{}\"\n", sub.get_name().to_uppercase()).bytes());
+    Man::new(command.clone()).render(&mut page)?;
+    each(command, "", "", &mut |_, spoken, command| {
+        page.extend(
+            format!(
+                ".SH \"{}\"
+",
+                spoken.to_uppercase()
+            )
+            .bytes(),
+        );
+        let mut own = command.clone();
+        let shared: Vec<String> = own
+            .get_arguments()
+            .filter(|arg| arg.is_global_set() || matches!(arg.get_id().as_str(), "help" | "version"))
+            .map(|arg| arg.get_id().to_string())
+            .collect();
+        for id in shared {
+            own = own.mut_arg(id, |arg| arg.hide(true));
+        }
+        let man = Man::new(own);
         man.render_description_section(&mut page)?;
         man.render_options_section(&mut page)?;
+        Ok(())
+    })?;
+    Ok(page)
+}
+
+/// Each command that does something, with the name of its page and the words that call it.
+fn each(
+    command: &Command,
+    name: &str,
+    spoken: &str,
+    work: &mut impl FnMut(&str, &str, &Command) -> Result<()>,
+) -> Result<()> {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        // A colon means something in the names of files elsewhere.
+        let name = format!("{name}-{}", sub.get_name().replace(':', "-"));
+        let spoken = format!("{spoken} {}", sub.get_name()).trim_start().to_owned();
+        if sub.has_subcommands() { each(sub, &name, &spoken, work)? } else { work(&name, &spoken, sub)? }
     }
-    output::print(&String::from_utf8_lossy(&page))?;
     Ok(())
 }

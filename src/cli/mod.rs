@@ -86,7 +86,7 @@ fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {
             emulator::emulator(args, &cli.common, key)
         }
         Command::Completions(args) => completions::completions(args).map(|()| ExitCode::Success),
-        Command::Man => completions::man().map(|()| ExitCode::Success),
+        Command::Man(args) => completions::man(args).map(|()| ExitCode::Success),
     }
 }
 

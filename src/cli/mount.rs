@@ -166,6 +166,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         memory_cache: args.memory_cache.as_u64(),
         state_dir: directories::state(&args.state_dir)?,
         prefetch: !args.no_prefetch,
+        keep_alive: args.keep_alive,
         scratch: args.scratch.clone(),
         max_connections: args.max_connections.into(),
         new_container: vfs::NewContainer {

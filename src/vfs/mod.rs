@@ -16,6 +16,7 @@ mod drain;
 pub mod error;
 mod file;
 mod freshness;
+mod keep_alive;
 mod locate;
 mod lookup;
 mod lost;
@@ -94,6 +95,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether to fetch ahead.
     pub prefetch: bool,
+    /// Whether containers that are used here are kept from expiring.
+    pub keep_alive: bool,
     /// Further scratch names.
     pub scratch: Vec<String>,
     /// Transfers at once.
@@ -256,6 +259,9 @@ impl Vfs {
             read_just_now: repeated::Repeated::default(),
         });
         vfs.recover();
+        if vfs.config.keep_alive {
+            vfs.keep_alive();
+        }
         Ok(vfs)
     }
 

@@ -75,6 +75,7 @@ impl World {
             memory_cache: 1 << 20,
             state_dir: self.dir.path().join("state"),
             prefetch: true,
+            keep_alive: false,
             scratch: Vec::new(),
             max_connections: 8,
             new_container: NewContainer::default(),

@@ -3,6 +3,7 @@
 
 mod cache;
 mod commands;
+mod completions;
 mod crashes;
 mod differences;
 mod directories;
@@ -11,6 +12,7 @@ mod env;
 mod errors;
 mod flags;
 mod gate;
+mod keep_alive;
 mod matrix;
 mod metrics;
 mod names;
