@@ -41,6 +41,7 @@ pub struct Attributes {
 enum Fact {
     File { container: ContainerId, id: FileId, path: Option<String>, attributes: Attributes },
     Deleted { container: ContainerId, id: FileId },
+    Returned { container: ContainerId, id: FileId },
     Directory { container: ContainerId, path: String, exists: bool },
     Directories { kept: bool },
 }
@@ -119,6 +120,20 @@ impl Records {
         self.note(Fact::Deleted { container: container.clone(), id: id.clone() });
     }
 
+    /// Remembers that a server gave the id of a file that was deleted here to a new one. Returns whether it did.
+    pub fn unbury(&mut self, container: &ContainerId, id: &FileId) -> bool {
+        let buried = self.is_buried(container, id);
+        if buried {
+            self.note(Fact::Returned { container: container.clone(), id: id.clone() });
+        }
+        buried
+    }
+
+    /// Whether a file was deleted here.
+    pub fn is_buried(&self, container: &ContainerId, id: &FileId) -> bool {
+        self.containers.get(container).is_some_and(|records| records.tombstones.contains(id))
+    }
+
     /// Remembers that a directory exists here, or no longer does.
     pub fn set_directory(&mut self, container: &ContainerId, path: &str, exists: bool) {
         let known = self.containers.get(container).is_some_and(|c| c.directories.contains(path));
@@ -155,6 +170,9 @@ impl Records {
                 records.paths.remove(&id);
                 records.attributes.remove(&id);
                 records.tombstones.insert(id);
+            }
+            Fact::Returned { container, id } => {
+                self.containers.entry(container).or_default().tombstones.remove(&id);
             }
             Fact::Directory { container, path, exists } => {
                 let directories = &mut self.containers.entry(container).or_default().directories;

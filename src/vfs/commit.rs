@@ -198,6 +198,7 @@ impl Vfs {
             let mut guard = self.state();
             let state = &mut *guard;
             let unlinked = state.tree.get(ino).is_none_or(|node| !node.linked);
+            state.is_wanted_again(&to.container, &uploaded.id);
             state.landed(ino, &uploaded, frozen.len);
             let mut inner = writer.inner();
             inner.sent = frozen.generation;

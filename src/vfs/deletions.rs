@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 
 use crate::api::{ContainerId, FileId};
 use crate::journal::{Intent, Noted, steps};
-use crate::vfs::{Error, Result, Vfs};
+use crate::vfs::{Error, Result, State, Vfs};
 
 /// Versions that are still on the server, though nobody is shown them.
 #[derive(Debug)]
@@ -37,8 +37,14 @@ impl Vfs {
         self.delete_version(container, id).await;
     }
 
-    /// Deletes a buried version whose deletion follows from another intent.
+    /// Deletes a version whose deletion follows from another intent.
     pub(super) async fn delete_version(&self, container: &ContainerId, id: &FileId) {
+        {
+            let mut state = self.state();
+            if !state.records.is_buried(container, id) {
+                state.records.bury(container, id);
+            }
+        }
         self.delete(Unwanted { container: container.clone(), ids: vec![id.clone()], noted: None }).await;
     }
 
@@ -49,6 +55,10 @@ impl Vfs {
         let container = &unwanted.container;
         let kept: Vec<FileId> = futures_util::stream::iter(unwanted.ids.clone())
             .map(|id| async move {
+                if !self.state().records.is_buried(container, &id) {
+                    // A server that replaces by name gave the id to a newer save.
+                    return None;
+                }
                 steps::step();
                 let deleted = self.client.delete_file(container, &id).await.map_err(Error::from);
                 let error = deleted.err().filter(|error| !error.is_gone())?;
@@ -79,7 +89,30 @@ impl Vfs {
     }
 }
 
+impl State {
+    /// An upload was answered with the id of a version that was not wanted any more: it is not deleted now.
+    pub(super) fn is_wanted_again(&mut self, container: &ContainerId, id: &FileId) {
+        if !self.records.unbury(container, id) {
+            return;
+        }
+        for unwanted in self.undeleted.iter().filter(|unwanted| unwanted.container == *container) {
+            unwanted.give_up_one(id);
+        }
+    }
+}
+
 impl Unwanted {
+    /// One of the versions stays.
+    fn give_up_one(&self, id: &FileId) {
+        let Some(noted) = self.noted.as_ref().filter(|_| self.ids.contains(id)) else { return };
+        let ids: Vec<FileId> = self.ids.iter().filter(|other| *other != id).cloned().collect();
+        if ids.is_empty() {
+            noted.done();
+        } else if let Err(error) = noted.write(&Intent::Delete { container: self.container.clone(), ids }) {
+            tracing::warn!(%error, "a deletion that was taken back still stands in the journal");
+        }
+    }
+
     /// The versions stay: strikes the intent out.
     pub(super) fn give_up(&self) {
         self.noted.iter().for_each(Noted::done);

@@ -178,7 +178,10 @@ impl Vfs {
                 self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known));
             }
             let new = Arc::new(commit::as_uploaded(sent?, len));
-            self.state().not_lost(container, &leg.to, &new.id);
+            let mut state = self.state();
+            state.is_wanted_again(container, &new.id);
+            state.not_lost(container, &leg.to, &new.id);
+            drop(state);
             if let Err(error) = self.downloads.cache().adopt_copy(&Key::new(container, &new), &staging.data())
             {
                 tracing::warn!(%error, "an upload was not kept in the cache");

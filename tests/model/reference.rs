@@ -40,6 +40,11 @@ impl Reference {
         self.files.get(path).cloned().unwrap_or_else(|| Outcomes::from([None]))
     }
 
+    /// Files that may be there.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.files.keys().cloned().collect()
+    }
+
     fn set(&mut self, path: &str, outcomes: Outcomes) {
         if outcomes.iter().all(Option::is_none) {
             self.files.remove(path);

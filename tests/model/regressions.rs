@@ -54,3 +54,21 @@ fn a_file_saved_and_moved_aside_before_its_upload_survives_a_crash() {
     let steps = [save("a", "old"), Step::Remount, save("a", "new"), Step::Rename("a", "a~"), Step::Crash];
     run(&setting(Profile::Openai, later), &steps);
 }
+
+#[test]
+fn a_deletion_that_failed_does_not_hit_a_newer_file_with_the_same_id() {
+    let error = Fault::Status { code: 500, body: None, headers: BTreeMap::new() };
+    let setting =
+        Setting { replace: ReplaceByName::SameId, ..setting(Profile::Openai, Some(Duration::ZERO)) };
+    let steps = [
+        save("b.txt", "old"),
+        Step::Look,
+        Step::Fault(Kind::DeleteFile, error),
+        Step::Unlink("b.txt"),
+        save("a", ""),
+        save("b.txt", "new"),
+        Step::Look,
+        Step::Crash,
+    ];
+    run(&setting, &steps);
+}
