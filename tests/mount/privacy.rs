@@ -39,7 +39,7 @@ fn the_key_is_in_no_log_state_cache_status_or_argument() {
         let traces = [env.traces(), status.stdout, arguments, told.stdout, told.stderr].concat();
         let traces = String::from_utf8_lossy(&traces);
         assert!(
-            traces.contains("TRACE") && traces.contains("Incorrect API key"),
+            traces.contains("DEBUG") && traces.contains("Incorrect API key"),
             "nothing was logged: {traces}"
         );
         let at = traces.find("do-not-print-me");
