@@ -97,7 +97,7 @@ fn wants_value(command: &clap::Command, flag: &str) -> bool {
 
 fn find<'a>(command: &'a clap::Command, long: &str) -> Option<&'a Arg> {
     let of = |command: &'a clap::Command| command.get_arguments().find(|arg| arg.get_long() == Some(long));
-    of(command).or_else(|| command.get_subcommands().find_map(of))
+    of(command).or_else(|| command.get_subcommands().find_map(|sub| find(sub, long)))
 }
 
 fn flags_of(options: &str) -> Vec<OsString> {
@@ -139,15 +139,25 @@ pub(super) fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
 }
 
 fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString> {
-    let command = Cli::command();
-    let Some(at) = meant.iter().position(|arg| command.get_subcommands().any(|sub| sub.get_name() == arg))
-    else {
+    let root = Cli::command();
+    let (mut command, mut at) = (&root, 0);
+    let mut next = 1;
+    // Down to the command that is called, past the flags before each word and their values.
+    while let Some(arg) = meant.get(next) {
+        let text = arg.to_string_lossy();
+        let takes_value = text.starts_with("--") && !text.contains('=') && wants_value(&root, &text);
+        if !text.starts_with('-') {
+            let Some(sub) = command.get_subcommands().find(|sub| sub.get_name() == text) else { break };
+            (command, at) = (sub, next);
+        }
+        next += 1 + usize::from(takes_value);
+    }
+    if at == 0 {
         return meant;
-    };
+    }
     let of =
         |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
-    let sub = command.get_subcommands().find(|sub| sub.get_name() == meant[at]);
-    let accepted = |long: &str| of(&command, long) || sub.is_some_and(|sub| of(sub, long));
+    let accepted = |long: &str| of(&root, long) || of(command, long);
     let ours = flags.into_iter().filter(|(long, _)| accepted(long)).map(|(_, flag)| flag);
     let (before, after) = meant.split_at(at + 1);
     before.iter().cloned().chain(ours).chain(after.iter().cloned()).collect()
@@ -195,13 +205,19 @@ fn flag(name: &str, value: &toml::Value) -> Result<Vec<OsString>> {
 }
 
 fn nearest(command: &clap::Command, name: &str) -> String {
-    let all =
-        std::iter::once(command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
-    let longs: BTreeSet<&str> = all.filter_map(Arg::get_long).collect();
+    let mut longs = BTreeSet::new();
+    collect_longs(command, &mut longs);
     let wanted = name.replace('_', "-");
     let alike =
         longs.iter().find(|long| **long == wanted || long.starts_with(&wanted) || wanted.starts_with(**long));
     alike.map(|long| format!("; --{long} is meant?")).unwrap_or_default()
+}
+
+fn collect_longs<'a>(command: &'a clap::Command, longs: &mut BTreeSet<&'a str>) {
+    longs.extend(command.get_arguments().filter_map(Arg::get_long));
+    for sub in command.get_subcommands() {
+        collect_longs(sub, longs);
+    }
 }
 
 fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
@@ -278,6 +294,25 @@ mod tests {
         };
         assert_eq!(mount.ttl.as_secs(), 1);
         assert!(mount.read_only);
+    }
+
+    #[test]
+    fn flags_of_commands_in_groups_reach_them_and_no_other() {
+        let table: toml::Table = "limit = 5\nstate-dir = '/s'\nlog-level = 'debug'".parse().unwrap();
+        let with_file = |typed: &str| {
+            let args =
+                insert(typed.split(' ').map(OsString::from).collect(), file_flags(&table, None).unwrap());
+            args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            with_file("containerfs --config-profile mount containers list --order asc"),
+            "containerfs --config-profile mount containers list --limit=5 --log-level=debug --order asc"
+        );
+        assert_eq!(
+            with_file("containerfs pending save list"),
+            "containerfs pending save --log-level=debug --state-dir=/s list"
+        );
+        assert_eq!(with_file("containerfs --help"), "containerfs --help");
     }
 
     #[test]
