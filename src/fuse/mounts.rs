@@ -53,7 +53,10 @@ pub fn topmost_at(mountpoint: &Path) -> io::Result<Option<Entry>> {
 
 /// Whether `path` is a mountpoint whose filesystem has died.
 pub fn is_stale(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    // For a while the kernel still has the attributes of a root that is dead; what statfs(2) tells it asks each time.
+    let is_dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
+    fs::symlink_metadata(path).is_err_and(is_dead)
+        || nix::sys::statfs::statfs(path).is_err_and(|errno| is_dead(errno.into()))
 }
 
 /// Takes dead containerfs mounts away from `path`, which need not be canonical. Returns whether there was one.

@@ -98,6 +98,8 @@ fn doctor_tells_what_waits_and_what_is_dead() {
     let mut mount = env.mount(&[]);
     env.status_fault(Kind::Upload, 400);
     assert!(crate::env::save(&mount.path("c/f"), b"x").is_err());
+    // The kernel knows its attributes for a while.
+    fs::metadata(&mount.dir).unwrap();
     mount.kill();
     let (state, found, code) = doctor(&env, &[], "pending");
     assert!(state == "warning" && code == 0 && found.contains(": 1;"), "{found}");

@@ -155,3 +155,21 @@ fn a_kernel_without_fuse_is_told_with_what_to_do() {
         assert!(!is_mounted(&dir));
     });
 }
+
+#[test]
+fn the_configuration_file_holds_the_flags_of_grouped_commands_too() {
+    let env = crate::env::Env::of(containerfs::emulator::Config::new(containerfs::emulator::Profile::Openai));
+    let config = env.dir.path().join("flags.toml");
+    std::fs::write(&config, "format = \"jsonl\"\nlimit = 2\nname = \"list\"\n").unwrap();
+    for name in ["list", "other", "list", "list"] {
+        env.container(name);
+    }
+    let output = env.command(&["containers", "list", "--config"]).arg(&config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.lines().count() > 0 && printed.lines().all(|line| line.contains("\"list\"")),
+        "{printed}"
+    );
+    assert!(env.emulator.requests().iter().all(|request| request.query.contains("limit=2")));
+}
