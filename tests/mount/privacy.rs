@@ -16,7 +16,7 @@ fn the_key_is_in_no_log_state_cache_status_or_argument() {
         env.store().put_upload(&id, "f", b"bytes");
         let dir = env.mountpoint();
         let log = env.dir.path().join("log");
-        let mut command = env.command(&["mount", "--foreground", "--log-level", "trace"]);
+        let mut command = env.command(&["mount", "--foreground", "--log-level", "trace,containerfs=trace"]);
         command.env("OPENAI_API_KEY", KEY).stderr(fs::File::create(&log).unwrap());
         let mut daemon = command.arg(&dir).spawn().unwrap();
         crate::env::wait_until("the mount answers", || crate::env::is_mounted(&dir));
@@ -39,7 +39,7 @@ fn the_key_is_in_no_log_state_cache_status_or_argument() {
         let traces = [env.traces(), status.stdout, arguments, told.stdout, told.stderr].concat();
         let traces = String::from_utf8_lossy(&traces);
         assert!(
-            traces.contains("DEBUG") && traces.contains("Incorrect API key"),
+            traces.contains("TRACE") && traces.contains("Incorrect API key"),
             "nothing was logged: {traces}"
         );
         let at = traces.find("do-not-print-me");

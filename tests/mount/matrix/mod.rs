@@ -15,7 +15,7 @@ use containerfs::emulator::{Config, Profile};
 use nix::errno::Errno;
 
 use self::table::Cell;
-use crate::env::{Env, Mount, fuse_is_missing, noise, program_is_missing};
+use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, program_is_missing};
 use crate::gate::Gate;
 
 /// `--timeout` of every mount here.
@@ -53,11 +53,9 @@ impl Rig {
 
 #[test]
 fn every_call_fails_as_it_should_when_the_server_does() {
-    if fuse_is_missing() || program_is_missing("unshare") || !nix::unistd::geteuid().is_root() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "the matrix needs root, for names that only its mounts know"
-        );
+    // Root, for names that only its mounts know.
+    let is_root = nix::unistd::geteuid().is_root();
+    if fuse_is_missing() || program_is_missing("unshare") || is_missing("root", !is_root) {
         return;
     }
     let wanted = std::env::var("CONTAINERFS_CELLS").unwrap_or_default();
