@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::api::{ContainerId, FileId};
 use crate::journal::{Intent, Noted, steps};
@@ -13,6 +14,10 @@ use crate::vfs::{Error, Result, State, Vfs};
 pub(super) struct Unwanted {
     pub(super) container: ContainerId,
     pub(super) ids: Vec<FileId>,
+    /// The path below the container that an unlink has freed: the next file of that name waits for the deletion.
+    path: Option<String>,
+    /// Held while it is tried.
+    turn: Arc<Mutex<()>>,
     /// Says so after a crash; none if the disk did not take it.
     noted: Option<Noted>,
 }
@@ -25,7 +30,7 @@ impl Vfs {
     pub(super) fn intend_deletion(&self, container: &ContainerId, ids: Vec<FileId>) -> Result<Unwanted> {
         let intent = Intent::Delete { container: container.clone(), ids: ids.clone() };
         let noted = if ids.is_empty() { None } else { Some(self.journal.intend(&intent)?) };
-        Ok(Unwanted { container: container.clone(), ids, noted })
+        Ok(Unwanted::new(container.clone(), ids, noted))
     }
 
     /// Deletes a version that a newer one has replaced. Its failure is not the save's.
@@ -45,13 +50,32 @@ impl Vfs {
                 state.records.bury(container, id);
             }
         }
-        self.delete(Unwanted { container: container.clone(), ids: vec![id.clone()], noted: None }).await;
+        self.delete(Unwanted::new(container.clone(), vec![id.clone()], None)).await;
     }
 
     /// Deletes buried versions. Those that cannot be deleted now are, when the mount ends or the next one begins.
     pub(super) async fn delete(&self, unwanted: impl Into<Arc<Unwanted>>) {
         let unwanted = unwanted.into();
-        self.state().undeleted.push(unwanted.clone());
+        let turn = unwanted.turn.clone().lock_owned().await;
+        self.delete_in_turn(unwanted, turn).await;
+    }
+
+    /// The same behind its caller; whoever takes the name from now on waits for it.
+    pub(super) fn delete_behind(self: &Arc<Self>, state: &mut State, unwanted: &Arc<Unwanted>) {
+        let turn =
+            unwanted.turn.clone().try_lock_owned().expect("nobody knows of it before it is in the state");
+        state.undeleted.push(unwanted.clone());
+        let (vfs, unwanted) = (self.clone(), unwanted.clone());
+        self.behind.spawn(async move { vfs.delete_in_turn(unwanted, turn).await });
+    }
+
+    async fn delete_in_turn(&self, unwanted: Arc<Unwanted>, _turn: OwnedMutexGuard<()>) {
+        {
+            let mut state = self.state();
+            if !state.undeleted.iter().any(|other| Arc::ptr_eq(other, &unwanted)) {
+                state.undeleted.push(unwanted.clone());
+            }
+        }
         let container = &unwanted.container;
         let kept: Vec<FileId> = futures_util::stream::iter(unwanted.ids.clone())
             .map(|id| async move {
@@ -66,7 +90,8 @@ impl Vfs {
                 Some(id)
             })
             .buffer_unordered(self.config.max_connections)
-            .filter_map(|id| async { id })
+            // Given to a newer save while it was tried: it stays.
+            .filter_map(|id| async { id.filter(|id| self.state().records.is_buried(container, id)) })
             .collect()
             .await;
         if kept.is_empty() {
@@ -83,9 +108,21 @@ impl Vfs {
         }
     }
 
+    /// Waits for deletions under way of what was unlinked at `path`: a server that replaces by name may give the same
+    /// id to what is sent now, and a deletion that is tried again would hit it.
+    pub(super) async fn deleted_before(&self, container: &ContainerId, path: &str) {
+        let of_path = |unwanted: &&Arc<Unwanted>| {
+            unwanted.container == *container && unwanted.path.as_deref() == Some(path)
+        };
+        let under_way: Vec<_> = self.state().undeleted.iter().filter(of_path).cloned().collect();
+        for unwanted in under_way {
+            drop(unwanted.turn.lock().await);
+        }
+    }
+
     /// Takes up a deletion of an earlier mount.
     pub(super) async fn resume_deletion(&self, container: ContainerId, ids: Vec<FileId>, noted: Noted) {
-        self.delete(Unwanted { container, ids, noted: Some(noted) }).await;
+        self.delete(Unwanted::new(container, ids, Some(noted))).await;
     }
 }
 
@@ -102,6 +139,15 @@ impl State {
 }
 
 impl Unwanted {
+    fn new(container: ContainerId, ids: Vec<FileId>, noted: Option<Noted>) -> Self {
+        Self { container, ids, path: None, turn: Arc::default(), noted }
+    }
+
+    /// They were unlinked at `path`.
+    pub(super) fn unlinked_at(self, path: String) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
     /// One of the versions stays.
     fn give_up_one(&self, id: &FileId) {
         let Some(noted) = self.noted.as_ref().filter(|_| self.ids.contains(id)) else { return };

@@ -105,7 +105,7 @@ impl Vfs {
     async fn delete_everything(self: &Arc<Self>) {
         let unwanted: Vec<Arc<Unwanted>> = {
             let mut state = self.state();
-            let deferred: Vec<_> = state.deferred.drain().map(|(_, unwanted)| Arc::new(unwanted)).collect();
+            let deferred: Vec<_> = state.deferred.drain().map(|(_, unwanted)| unwanted).collect();
             std::mem::take(&mut state.undeleted).into_iter().chain(deferred).collect()
         };
         futures_util::stream::iter(unwanted)

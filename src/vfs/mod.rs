@@ -162,7 +162,7 @@ struct State {
     next_handle: u64,
     writers: HashMap<Ino, Arc<writer::Writer>>,
     /// Server files whose deletion waits for the last close of an inode.
-    deferred: HashMap<Ino, deletions::Unwanted>,
+    deferred: HashMap<Ino, Arc<deletions::Unwanted>>,
     /// Containers deleted here; a list may lag.
     dead_containers: std::collections::HashSet<ContainerId>,
     /// Deletions under way, and those that failed and are tried again when the mount ends.

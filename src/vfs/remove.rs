@@ -62,7 +62,8 @@ impl Vfs {
                 .is_none_or(|s| self.downloads.cache().contains(&Key::new(&container, s)));
             (container, versions, open && !local && state.local_len(ino).is_none())
         };
-        let unwanted = self.intend_deletion(&container, versions)?;
+        let path = self.state().tree.path(ino);
+        let unwanted = Arc::new(self.intend_deletion(&container, versions)?.unlinked_at(path));
         let behind = self.config.write_back.is_some();
         if !waits && !behind {
             for id in &unwanted.ids {
@@ -93,8 +94,7 @@ impl Vfs {
         if waits {
             state.deferred.insert(ino, unwanted);
         } else if behind {
-            let vfs = self.clone();
-            self.behind.spawn(async move { vfs.delete(unwanted).await });
+            self.delete_behind(state, &unwanted);
         }
         Ok(())
     }

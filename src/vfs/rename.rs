@@ -183,7 +183,7 @@ impl Vfs {
                 let Some(id) = state.tree.file(stands).and_then(|file| file.id().cloned()) else { continue };
                 if self.is_read_from_the_server(state, stands) {
                     match self.intend_deletion(&container, vec![id.clone()]) {
-                        Ok(unwanted) => _ = state.deferred.insert(stands, unwanted),
+                        Ok(unwanted) => _ = state.deferred.insert(stands, Arc::new(unwanted)),
                         Err(error) => tracing::warn!(%error, "a deletion was not written down"),
                     }
                     state.records.bury(&container, &id);

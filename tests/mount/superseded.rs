@@ -272,3 +272,23 @@ fn a_server_that_replaces_by_name_keeps_a_whole_version_at_every_save() {
         assert_eq!(env.bytes_on_server(&id, "f"), b"version 4");
     }
 }
+
+#[test]
+fn a_deletion_that_is_tried_again_spares_a_newer_file_of_the_name() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Plain);
+    config.quirks.replace_by_name = containerfs::emulator::ReplaceByName::SameId;
+    let env = Env::of(config);
+    let id = env.container("c");
+    env.store().put_upload(&id, "f", b"old");
+    let mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+    assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"old");
+    env.emulator.faults().inject(FaultRule::once(DeleteFile, status(500)));
+    fs::remove_file(mount.path("c/f")).unwrap();
+    wait_until("the deletion fails for now", || env.count(DeleteFile) == 1);
+    assert_eq!(save(&mount.path("c/f"), b"new"), Ok(()));
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(env.bytes_on_server(&id, "f"), b"new");
+}
