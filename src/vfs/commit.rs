@@ -194,6 +194,7 @@ impl Vfs {
         if let Err(error) = self.downloads.cache().adopt_copy(&key, &frozen.staging.data()) {
             tracing::warn!(%error, "an upload was not kept in the cache");
         }
+        self.settle_shelved_before(&uploaded.id);
         let (replaced, unlinked) = {
             let mut guard = self.state();
             let state = &mut *guard;

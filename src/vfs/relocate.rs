@@ -178,6 +178,7 @@ impl Vfs {
                 self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known));
             }
             let new = Arc::new(commit::as_uploaded(sent?, len));
+            self.settle_shelved_before(&new.id);
             let mut state = self.state();
             state.is_wanted_again(container, &new.id);
             state.not_lost(container, &leg.to, &new.id);

@@ -138,6 +138,14 @@ impl Vfs {
         }
     }
 
+    /// A version has arrived, perhaps in the place of one that a shelved file stood for: a server that replaces by name
+    /// may keep the id.
+    pub(super) fn settle_shelved_before(&self, arrived: &FileId) {
+        if let Err(error) = self.settle_shelved(std::slice::from_ref(arrived)) {
+            tracing::warn!(%error, "a file moved aside would be gone after a crash");
+        }
+    }
+
     /// The versions `replaced` are about to be deleted: shelved files that stood for them now stand for themselves.
     pub(super) fn settle_shelved(&self, replaced: &[FileId]) -> Result<()> {
         let settled: Vec<Ino> = {

@@ -72,3 +72,12 @@ fn a_deletion_that_failed_does_not_hit_a_newer_file_with_the_same_id() {
     ];
     run(&setting, &steps);
 }
+
+#[test]
+fn a_file_moved_aside_stays_when_its_successor_gets_its_id() {
+    let setting = Setting { replace: ReplaceByName::SameId, ..setting(Profile::Openai, None) };
+    let moved = || [save("a", "old"), Step::Rename("a", "a~")];
+    run(&setting, &[&moved()[..], &[save("a", "new"), Step::Look]].concat());
+    let renamed = [save("b.txt", "new"), Step::Rename("b.txt", "a"), Step::Look];
+    run(&setting, &[&moved()[..], &renamed].concat());
+}
