@@ -71,11 +71,13 @@ fn list(items: &[Item], json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::Success);
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["ID", "FILE", "SIZE", "WHY"]);
+    table.load_preset(presets::NOTHING).set_header(["ID", "FILE", "SIZE", "CONTAINER", "WHY"]);
     for item in items {
         let file = output::escaped(item.path().unwrap_or("?"));
         let why = if item.live { format!("{} (mounted)", item.reason()) } else { item.reason() };
-        table.add_row([item.id.clone(), file, HumanBytes(item.bytes).to_string(), output::escaped(&why)]);
+        let container = item.meta.as_ref().map_or("?", |meta| meta.container.as_str());
+        let (size, container) = (HumanBytes(item.bytes).to_string(), output::escaped(container));
+        table.add_row([item.id.clone(), file, size, container, output::escaped(&why)]);
     }
     output::line(&table.trim_fmt())?;
     Ok(ExitCode::Success)

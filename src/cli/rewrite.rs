@@ -79,6 +79,9 @@ fn as_mount(args: Vec<OsString>) -> Vec<OsString> {
     if known {
         return args;
     }
+    if !args.iter().any(|arg| arg.to_string_lossy().starts_with("-o")) && is_slip(&command, &args[source]) {
+        return args;
+    }
     let mut meant: Vec<OsString> = vec!["mount".into()];
     let name = args[source].to_string_lossy().into_owned();
     if !matches!(name.as_str(), "containerfs" | "none" | "all") {
@@ -89,6 +92,13 @@ fn as_mount(args: Vec<OsString>) -> Vec<OsString> {
     // What mount(8) passes on: no mtab, sloppy, verbose.
     meant.extend(others.map(|(_, arg)| arg).filter(|arg| !["-n", "-s", "-v"].iter().any(|flag| arg == flag)));
     meant
+}
+
+/// Whether a word is more likely a command with a slip in it than the name of a container.
+fn is_slip(command: &clap::Command, word: &OsStr) -> bool {
+    use clap::error::ContextKind;
+    let refused = command.clone().try_get_matches_from([OsStr::new("containerfs"), word]);
+    refused.is_err_and(|error| error.get(ContextKind::SuggestedSubcommand).is_some())
 }
 
 fn wants_value(command: &clap::Command, flag: &str) -> bool {
@@ -272,6 +282,10 @@ mod tests {
         {
             assert_eq!(meant(typed), typed);
         }
+        for slip in ["containerfs containers:file list", "containerfs unmout /mnt"] {
+            assert_eq!(meant(slip), slip);
+        }
+        assert!(meant("containerfs unmout /mnt -o ro").starts_with("containerfs mount --container unmout"));
         assert_eq!(
             meant("containerfs mount -o uid=5,nonsense /mnt"),
             "containerfs mount --uid=5 --nonsense /mnt"

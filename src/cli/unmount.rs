@@ -20,6 +20,9 @@ const VANISH_WAIT: Duration = Duration::from_secs(5);
 /// How long a mount may take from being seen to being asked.
 const LISTEN_WAIT: Duration = Duration::from_secs(1);
 
+/// What takes no longer than this needs no progress.
+const QUIET: Duration = Duration::from_millis(150);
+
 /// How often a line of progress is written where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
@@ -125,20 +128,24 @@ impl Display {
         }
         self.most.files_left = self.most.files_left.max(now.files_left);
         self.most.bytes_left = self.most.bytes_left.max(now.bytes_left);
-        let files = format!("{}/{} files", self.most.files_left - now.files_left, self.most.files_left);
+        let since = self.begun.elapsed();
+        if since < QUIET {
+            return;
+        }
+        let told = told(self.most, now, since);
         if io::stderr().is_terminal() {
             let bar = self.bar.get_or_insert_with(|| {
-                let style =
-                    ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {msg} {eta} left");
-                ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                let style = ProgressStyle::with_template("uploading {wide_bar} {msg}");
+                ProgressBar::new(0)
+                    .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                    .with_message(told.clone())
             });
+            bar.set_message(told);
             bar.set_length(self.most.bytes_left);
             bar.set_position(self.most.bytes_left - now.bytes_left);
-            bar.set_message(files);
         } else if self.last_line.is_none_or(|last| last.elapsed() > LINE_EVERY) {
             self.last_line = Some(Instant::now());
-            let seconds = self.begun.elapsed().as_secs();
-            eprintln!("uploading: {files}, {} to go after {seconds} s", HumanBytes(now.bytes_left));
+            eprintln!("uploading: {told}");
         }
     }
 
@@ -146,5 +153,41 @@ impl Display {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// How far it is, and for how long it will go on if it goes on like that.
+fn told(most: Progress, now: Progress, since: Duration) -> String {
+    let (files, bytes) = (most.files_left - now.files_left, most.bytes_left - now.bytes_left);
+    let so_far = format!(
+        "{files}/{} files, {} of {}",
+        most.files_left,
+        HumanBytes(bytes),
+        HumanBytes(most.bytes_left)
+    );
+    if now.bytes_left == 0 {
+        return format!("{so_far}, waiting for the server");
+    }
+    if bytes == 0 {
+        return so_far;
+    }
+    let left = since.as_secs_f64() * now.bytes_left as f64 / bytes as f64;
+    match Duration::try_from_secs_f64(left.ceil()) {
+        Ok(left) => format!("{so_far}, {} left", humantime::format_duration(left)),
+        Err(_) => so_far,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_takes_as_long_as_the_beginning_did() {
+        let of = |files_left, bytes_left| Progress { files_left, bytes_left };
+        let (most, two) = (of(4, 100 << 20), Duration::from_secs(2));
+        assert_eq!(told(most, most, two), "0/4 files, 0 B of 100.00 MiB");
+        assert_eq!(told(most, of(3, 75 << 20), two), "1/4 files, 25.00 MiB of 100.00 MiB, 6s left");
+        assert_eq!(told(most, of(1, 0), two), "3/4 files, 100.00 MiB of 100.00 MiB, waiting for the server");
     }
 }

@@ -144,6 +144,8 @@ async fn answer(
         Question::Unmount { timeout_seconds, force } => {
             let asked = timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             let within = if force { Some(Duration::ZERO) } else { asked };
+            // All of it, before the first byte goes.
+            tell(&mut writer, &Answer::Progress(vfs.progress())).await?;
             let (left, mut ended) = oneshot::channel();
             unmounts.send(UnmountRequest { within, left }).map_err(io::Error::other)?;
             let left = loop {

@@ -75,7 +75,7 @@ struct Mounted {
     unmounts: mpsc::UnboundedReceiver<UnmountRequest>,
     drain_timeout: Duration,
     socket: Option<control::Socket>,
-    _demo: Option<Demo>,
+    demo: Option<Demo>,
 }
 
 async fn start(mut settings: Settings) -> Result<Mounted, String> {
@@ -111,7 +111,7 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let socket =
         socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;
-    Ok(Mounted { server, vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), _demo: demo })
+    Ok(Mounted { server, vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), demo })
 }
 
 /// Waits until mounts of this account that are ending have sent what they have: it is shown by none twice.
@@ -144,11 +144,14 @@ impl Mounted {
         let patience = u32::try_from((within + UNMOUNT_WAIT).as_micros()).unwrap_or(u32::MAX);
         tell_systemd(NotifyState::ExtendTimeoutUsec(patience));
         tell_systemd(NotifyState::Status("uploading what is not on the server yet"));
+        self.tell_what_waits();
         let left = tokio::select! {
             left = self.vfs.drain(within) => left,
             // A second signal: whoever sent it does not want to wait.
             () = self.signals.next() => self.vfs.drain(Duration::ZERO).await,
         };
+        // Its server goes with it: nothing is lost that would not be lost on the server.
+        let left = if self.demo.is_some() { Vec::new() } else { left };
         if let Err(error) = self.session.unmount() {
             tracing::warn!(%error, "cannot unmount");
         }
@@ -167,6 +170,17 @@ impl Mounted {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         left
+    }
+
+    /// In the foreground somebody may watch, and wonder why it does not end. In the background nobody hears it.
+    fn tell_what_waits(&self) {
+        let waiting = self.vfs.progress();
+        if waiting.files_left > 0 && self.demo.is_none() {
+            eprintln!(
+                "containerfs: uploading what is left ({} files, {} bytes); a second signal leaves it to the next mount",
+                waiting.files_left, waiting.bytes_left
+            );
+        }
     }
 }
 

@@ -155,7 +155,8 @@ impl Vfs {
                 let refused = error.is_refusal();
                 writer.inner().failed = Some((frozen.generation, error.clone()));
                 let reason = error.to_string();
-                state.failures.insert(ino, Left { name: destination.path.clone(), reason: reason.clone() });
+                let name = state.shown_in(&destination.container, &destination.path);
+                state.failures.insert(ino, Left { name, reason: reason.clone() });
                 drop(guard);
                 if let Some(mut meta) = self.meta(ino, Some(&destination)) {
                     (meta.reason, meta.refused, meta.noted_at) = (Some(reason), refused, frozen.noted_at());

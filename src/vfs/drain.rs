@@ -16,7 +16,7 @@ use crate::vfs::deletions::Unwanted;
 /// Something that is not on the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
-    /// The path below the container, or where the bytes lie.
+    /// The path below the mountpoint, or where the bytes lie.
     pub name: String,
     /// Why.
     pub reason: String,
@@ -61,14 +61,14 @@ impl Vfs {
         let mut left: Vec<Left> = unsent
             .into_iter()
             .map(|ino| {
-                let waiting = || Left { name: state.tree.path(ino), reason: "not uploaded yet".to_owned() };
+                let waiting = || Left { name: state.shown_at(ino), reason: "not uploaded yet".to_owned() };
                 state.failures.get(&ino).cloned().unwrap_or_else(waiting)
             })
             .collect();
         left.extend(state.unfinished.iter().cloned());
         for unwanted in &state.undeleted {
             left.extend(unwanted.ids.iter().map(|id| Left {
-                name: format!("{}/{id}", unwanted.container),
+                name: state.shown_in(&unwanted.container, id.as_str()),
                 reason: "a version that was deleted or replaced here is still on the server".to_owned(),
             }));
         }

@@ -1,9 +1,10 @@
-//! From the path that a model sees to where it is shown.
+//! Where something is shown: the path below the mountpoint.
 
 use serde::{Deserialize, Serialize};
 
-use crate::namespace::inode::{Kind, ROOT};
-use crate::vfs::Vfs;
+use crate::api::ContainerId;
+use crate::namespace::inode::{Ino, Kind, ROOT};
+use crate::vfs::{State, Vfs};
 
 /// A file that is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,15 +31,8 @@ impl Vfs {
                 let server = file.server.as_ref().filter(|server| server.path == path)?;
                 state.tree.get(ino).filter(|node| node.linked)?;
                 let container = state.tree.container(file.container)?;
-                let below = state.tree.path(ino);
-                let shown = match state.tree.get(file.container) {
-                    Some(node) if file.container != ROOT && matches!(node.kind, Kind::Container(_)) => {
-                        format!("{}/{below}", node.name)
-                    }
-                    _ => below,
-                };
                 Some(Located {
-                    shown,
+                    shown: state.shown_at(ino),
                     path: server.path.clone(),
                     id: server.id.to_string(),
                     container_id: container.container.id.to_string(),
@@ -47,5 +41,28 @@ impl Vfs {
             .collect();
         found.sort_by(|a, b| a.shown.cmp(&b.shown));
         found
+    }
+}
+
+impl State {
+    /// The path of a file below the mountpoint.
+    pub(super) fn shown_at(&self, ino: Ino) -> String {
+        self.below(self.tree.file(ino).map(|file| file.container), self.tree.path(ino))
+    }
+
+    /// The path below the mountpoint of what lies at `path` in a container; one that is not shown here goes by its id.
+    pub(super) fn shown_in(&self, container: &ContainerId, path: &str) -> String {
+        match self.tree.containers.get(container) {
+            Some(ino) => self.below(Some(*ino), path.to_owned()),
+            None => format!("{container}/{path}"),
+        }
+    }
+
+    /// A container that is mounted by itself has no name in its mount.
+    fn below(&self, container: Option<Ino>, path: String) -> String {
+        match container.filter(|ino| *ino != ROOT).and_then(|ino| self.tree.get(ino)) {
+            Some(node) if matches!(node.kind, Kind::Container(_)) => format!("{}/{path}", node.name),
+            _ => path,
+        }
     }
 }

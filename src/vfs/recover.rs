@@ -65,12 +65,14 @@ impl Vfs {
             return None;
         }
         if !meta.closed {
-            state.unfinished(&staging, meta.path);
+            let name = state.shown_in(&meta.container, &meta.path);
+            state.unfinished(&staging, name);
             return None;
         }
         if meta.refused {
             let reason = meta.reason.unwrap_or_else(|| "refused by the server".to_owned());
-            state.unfinished.push(Left { name: meta.path, reason });
+            let name = state.shown_in(&meta.container, &meta.path);
+            state.unfinished.push(Left { name, reason });
             return None;
         }
         let Some(container) = state.tree.containers.get(&meta.container).copied() else {
@@ -80,7 +82,8 @@ impl Vfs {
             if let Err(error) = staging.write_meta(&told, true) {
                 tracing::warn!(%error, "the reason was not written down");
             }
-            state.unfinished.push(Left { name: meta.path, reason });
+            let name = state.shown_in(&meta.container, &meta.path);
+            state.unfinished.push(Left { name, reason });
             return None;
         };
         state.remember_lost(&meta, &staging);
@@ -102,7 +105,8 @@ impl Vfs {
                 Some(ino)
             }
             Err(error) => {
-                state.unfinished.push(Left { name: meta.path, reason: error.to_string() });
+                let name = state.shown_in(&meta.container, &meta.path);
+                state.unfinished.push(Left { name, reason: error.to_string() });
                 None
             }
         }

@@ -28,7 +28,7 @@ struct Post {
 /// An upload under way, for `status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct UnderWay {
-    /// The path below the container.
+    /// The path below the mountpoint.
     pub name: String,
     /// Its length.
     pub bytes: u64,
@@ -97,7 +97,7 @@ impl State {
         let mut posts: Vec<&Post> = self.sending.posts.values().collect();
         posts.sort_by_key(|post| post.begun);
         let told = |post: &Post| UnderWay {
-            name: post.path.clone(),
+            name: self.shown_in(&post.container, &post.path),
             bytes: post.len,
             // The form around the file is counted too.
             sent: post.sent.load(Ordering::Relaxed).min(post.len),

@@ -135,7 +135,7 @@ impl Vfs {
         let state = self.state();
         let under_way = state.under_way();
         let left = |ino: &Ino| {
-            let path = state.tree.path(*ino);
+            let path = state.shown_at(*ino);
             let sent = under_way.iter().find(|post| post.name == path).map_or(0, |post| post.sent);
             state.local_len(*ino).unwrap_or(0).saturating_sub(sent)
         };

@@ -108,6 +108,29 @@ impl Env {
         command
     }
 
+    /// The command with a terminal, which `script` lends; returns what the terminal showed.
+    pub(crate) fn on_a_terminal(&self, args: &[&str]) -> String {
+        let (told, _) = self.on_a_terminal_with_code(args);
+        told
+    }
+
+    /// The same, and the exit code.
+    pub(crate) fn on_a_terminal_with_code(&self, args: &[&str]) -> (String, i32) {
+        let line = [&[env!("CARGO_BIN_EXE_containerfs")], args].concat().join(" ");
+        let like = self.command(&[]);
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env("TERM", "xterm-256color");
+        for (name, value) in like.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let output = command.output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap())
+    }
+
     /// Where mounts of this environment go.
     pub(crate) fn mountpoint(&self) -> PathBuf {
         let dir = self.dir.path().join("mnt");

@@ -28,5 +28,6 @@ mod superseded;
 mod system;
 mod tools;
 mod transfers;
+mod unmount;
 mod write_back;
 mod writing;

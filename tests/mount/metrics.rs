@@ -99,7 +99,7 @@ fn status_tells_uploads_under_way_latencies_and_what_waits() {
             let told = status(env, &mount);
             let upload = &told["under_way"][0];
             seen = upload["sent"].as_u64().unwrap_or(0);
-            upload["name"] == "slow" && upload["bytes"] == 2 << 20 && seen > 0
+            upload["name"] == "c/slow" && upload["bytes"] == 2 << 20 && seen > 0
         });
         let told = status(env, &mount);
         assert!(told["since"].as_str().unwrap().contains('T'));

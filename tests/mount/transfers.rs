@@ -24,22 +24,6 @@ fn printed(env: &Env, args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The command with a terminal, which `script` lends; returns what the terminal showed.
-fn on_a_terminal(env: &Env, args: &[&str]) -> String {
-    let line = [&[env!("CARGO_BIN_EXE_containerfs")], args].concat().join(" ");
-    let like = env.command(&[]);
-    let mut command = std::process::Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).current_dir(env.dir.path()).stdin(Stdio::null());
-    command.env("TERM", "xterm-256color");
-    for (name, value) in like.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
-}
-
 #[test]
 fn every_field_of_a_reply_is_printed_known_or_not() {
     let env = env();
@@ -185,19 +169,19 @@ fn a_terminal_gets_bars_and_tables_and_no_bytes_that_garble_it() {
     let id = env.container("c");
     fs::write(env.dir.path().join("f"), noise(3 << 20)).unwrap();
     env.inject(Kind::Upload, Fault::Throttle { bytes_per_second: 4 << 20 });
-    let seen = on_a_terminal(&env, &["containers:files", "create", &id, "--file", "f"]);
+    let seen = env.on_a_terminal(&["containers:files", "create", &id, "--file", "f"]);
     assert!(seen.contains("/3.00 MiB") && seen.contains("left") && seen.contains("bytes"), "{seen}");
     let file = env.store().files(&id)[0].id.clone();
     env.inject(Kind::Content, Fault::Throttle { bytes_per_second: 4 << 20 });
-    let seen = on_a_terminal(&env, &["containers:files:content", "retrieve", &id, &file, "--output", "down"]);
+    let seen = env.on_a_terminal(&["containers:files:content", "retrieve", &id, &file, "--output", "down"]);
     assert!(seen.contains("/3.00 MiB") && env.dir.path().join("down").exists(), "{seen}");
     env.emulator.faults().clear();
-    let seen = on_a_terminal(&env, &["containers:files:content", "retrieve", &id, &file]);
+    let seen = env.on_a_terminal(&["containers:files:content", "retrieve", &id, &file]);
     assert!(seen.contains("--output") && seen.len() < 500, "{seen}");
     let text = env.store().put_upload(&id, "t", b"plain text\n");
-    let seen = on_a_terminal(&env, &["containers:files:content", "retrieve", &id, &text]);
+    let seen = env.on_a_terminal(&["containers:files:content", "retrieve", &id, &text]);
     assert_eq!(seen.trim_end(), "plain text");
-    let seen = on_a_terminal(&env, &["containers", "list"]);
+    let seen = env.on_a_terminal(&["containers", "list"]);
     assert!(seen.contains("STATUS") && !seen.contains('{'), "{seen}");
 }
 
@@ -208,7 +192,7 @@ fn colours_are_for_terminals_and_never_with_no_color() {
     }
     let env = env();
     let coloured = |text: &str| text.contains("\u{1b}[");
-    assert!(coloured(&on_a_terminal(&env, &["containers", "list", "--limti"])));
+    assert!(coloured(&env.on_a_terminal(&["containers", "list", "--limti"])));
     let plain = run(&env, &["containers", "list", "--limti"]);
     assert!(!coloured(&String::from_utf8_lossy(&plain.stderr)));
     // Set by a program, so that nothing else of this process sees it.

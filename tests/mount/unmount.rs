@@ -1,0 +1,115 @@
+//! What a person sees of an unmount: how far it is, and what is left.
+
+use std::process::Output;
+
+use containerfs::emulator::{Fault, Kind};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::env::{Env, Mount, is_mounted, noise, on_openai, program_is_missing, save, wait_until};
+
+/// Three files of 12 MiB, more than sockets hold, that wait, and a server that takes its time with each.
+fn waiting(env: &Env, bytes_per_second: u64) -> Mount {
+    let mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+    for name in ["a", "b", "c"] {
+        assert_eq!(save(&mount.path(&format!("box/{name}")), &noise(12 << 20)), Ok(()));
+    }
+    env.inject(Kind::Upload, Fault::Throttle { bytes_per_second });
+    mount
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_terminal_sees_a_bar_with_files_bytes_and_the_time_that_is_left() {
+    if program_is_missing("script") {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("box");
+        let mut mount = waiting(env, 8 << 20);
+        let (seen, code) = env.on_a_terminal_with_code(&["unmount", mount.dir.to_str().unwrap()]);
+        assert_eq!((code, mount.wait()), (0, 0));
+        for word in ["uploading", "/3 files", "of 36.00 MiB", "░"] {
+            assert!(seen.contains(word), "{word}: {seen:?}");
+        }
+        assert!(seen.contains("s left"), "{seen:?}");
+        assert_eq!(env.store().files(&id).len(), 3);
+    });
+}
+
+#[test]
+fn a_file_sees_lines_and_no_control_characters() {
+    on_openai(|env| {
+        env.container("box");
+        let mut mount = waiting(env, 8 << 20);
+        let output = env.command(&["unmount"]).arg(&mount.dir).output().unwrap();
+        assert_eq!((output.status.code(), mount.wait()), (Some(0), 0));
+        let told = told(&output);
+        assert!(told.starts_with("uploading: 0/3 files, ") && told.contains(" of 36.00 MiB"), "{told:?}");
+        assert!(!told.contains('\u{1b}') && !told.contains('\r'), "{told:?}");
+    });
+}
+
+#[test]
+fn what_is_left_is_named_by_its_place_in_the_mount() {
+    on_openai(|env| {
+        let (one, other) = (env.container("one"), env.container("other"));
+        let mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        mount.sh("", "mkdir one/sub && echo 1 > one/sub/f && echo 2 > other/f");
+        env.inject(Kind::Upload, Fault::HangBefore);
+        let output = env.command(&["unmount", "--timeout", "500ms"]).arg(&mount.dir).output().unwrap();
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        for line in ["kept for the next mount", "  one/sub/f: ", "  other/f: "] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+        let listed = env.command(&["pending", "list"]).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        assert!(listed.contains(&one) && listed.contains(&other), "{listed}");
+    });
+}
+
+#[test]
+fn force_waits_for_nothing() {
+    on_openai(|env| {
+        env.container("box");
+        let mut mount = waiting(env, 64 << 10);
+        let output = env.command(&["unmount", "--force"]).arg(&mount.dir).output().unwrap();
+        let told = told(&output);
+        // 12 MiB at 64 KiB/s would take minutes, and the mount waits as long by itself.
+        assert_eq!((output.status.code(), mount.wait()), (Some(3), 3), "{told}");
+        assert!(["box/a", "box/b", "box/c"].iter().all(|name| told.contains(name)), "{told}");
+        assert!(!is_mounted(&mount.dir));
+    });
+}
+
+#[test]
+fn a_mount_in_the_foreground_says_why_it_does_not_end_and_a_second_signal_ends_it() {
+    on_openai(|env| {
+        env.container("box");
+        let mut mount = waiting(env, 64 << 10);
+        let pid = Pid::from_raw(mount.pid());
+        kill(pid, Signal::SIGINT).unwrap();
+        wait_until("it says so", || mount.log().contains("a second signal"));
+        kill(pid, Signal::SIGINT).unwrap();
+        assert_eq!(mount.wait(), 3);
+        assert!(mount.log().contains("kept for the next mount"), "{}", mount.log());
+    });
+}
+
+#[test]
+fn a_demo_keeps_nothing_and_does_not_say_that_it_does() {
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let flags = ["mount", "--foreground", "--demo", "--write-back", "--write-back-delay", "1h"];
+        let mut mount = env.start(env.command(&[&flags[..], &[dir.to_str().unwrap()]].concat()), dir.clone());
+        assert_eq!(save(&mount.path("auto/f"), b"x"), Ok(()));
+        let output = env.command(&["unmount", "--force"]).arg(&dir).output().unwrap();
+        assert_eq!((output.status.code(), mount.wait()), (Some(0), 0), "{}", told(&output));
+        let told = told(&output) + &mount.log();
+        assert!(!told.contains("kept") && !told.contains("not on the server"), "{told}");
+    });
+}
