@@ -19,7 +19,7 @@ use url::{Host, Url};
 pub use crate::api::content::Content;
 use crate::api::error::{Error, ErrorKind, Result, Told};
 use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
-use crate::api::paging;
+use crate::api::paging::{self, Cursors};
 use crate::api::raw::Raw;
 use crate::api::redact::Redactor;
 use crate::api::stats::Stats;
@@ -293,23 +293,27 @@ impl Client {
     /// # Errors
     /// The server's.
     pub async fn all_containers(&self) -> Result<Vec<Container>> {
-        paging::walk(
-            "list containers",
-            |params: ListParams| async move { self.list_containers(&params).await },
-        )
-        .await
+        self.live_containers(&mut Cursors::default()).await
     }
 
-    /// Every file of a container, newest first. A list of at most a hundred is one request.
+    /// Every container that may be live, newest first; `cursors` are those of the last such list. Of the others only
+    /// some are told: what has expired stays expired.
     ///
     /// # Errors
     /// The server's.
-    pub async fn all_files(&self, container: &ContainerId) -> Result<Vec<File>> {
-        paging::walk(
-            "list files",
-            |params: ListParams| async move { self.list_files(container, &params).await },
-        )
-        .await
+    pub async fn live_containers(&self, cursors: &mut Cursors) -> Result<Vec<Container>> {
+        let list = |params: ListParams| async move { self.list_containers(&params).await };
+        paging::walk("list containers", cursors, list).await
+    }
+
+    /// Every file of a container, newest first; `cursors` are those of the last such list, or none. A list of at most
+    /// a hundred is one request.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn all_files(&self, container: &ContainerId, cursors: &mut Cursors) -> Result<Vec<File>> {
+        let list = |params: ListParams| async move { self.list_files(container, &params).await };
+        paging::walk("list files", cursors, list).await
     }
 
     pub(super) fn redactor(&self) -> &Redactor {

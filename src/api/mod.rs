@@ -16,6 +16,7 @@ mod upload;
 pub use client::{Client, ClientConfig};
 pub use error::{Error, ErrorKind};
 pub use model::{Container, ContainerId, File, FileId};
+pub use paging::Cursors;
 pub use raw::Raw;
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-//! Whole lists. Long ones are walked from both ends at once, until the ends overlap.
+//! Whole lists. Long ones are walked from both ends at once, until the ends overlap; again, from the places that the
+//! last walk remembered, all at once.
 
 use std::collections::HashSet;
+
+use futures_util::future::try_join_all;
 
 use crate::api::error::{Error, ErrorKind, Result};
 use crate::api::model::{Container, File, ListParams, Order, Page};
@@ -8,14 +11,60 @@ use crate::api::model::{Container, File, ListParams, Order, Page};
 /// Items of a page: the most that the API gives.
 const PAGE: u32 = 100;
 
+/// Items from one cursor to the next. Less than a page, so that each part shows the cursor with which the next begins
+/// and a little of what follows, also when a few items are new.
+const PART: usize = 95;
+
 /// Something with an id.
 pub(super) trait Item {
     fn id(&self) -> &str;
+
+    /// Whether anything about it can still change.
+    fn is_settled(&self) -> bool {
+        false
+    }
 }
 
 impl Item for Container {
     fn id(&self) -> &str {
         self.id.as_str()
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.is_live()
+    }
+}
+
+/// The places in a list, newest first, from which the next walk can begin everywhere at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursors(Vec<Cursor>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cursor {
+    /// The last item before the part.
+    after: String,
+    /// Nothing in the part can change any more: it need not be fetched again.
+    settled: bool,
+}
+
+impl Cursors {
+    /// Appends a part and what divides it; `after` is the last item before it.
+    fn push<T: Item>(&mut self, after: Option<&str>, items: &[T]) {
+        let mut after = after.map(str::to_owned);
+        for part in items.chunks(PART) {
+            if let Some(after) = after {
+                self.0.push(Cursor { after, settled: part.iter().all(Item::is_settled) });
+            }
+            after = part.last().map(|item| item.id().to_owned());
+        }
+    }
+
+    fn of<T: Item>(items: &[T]) -> Self {
+        let mut cursors = Self::default();
+        if items.len() > PAGE as usize {
+            cursors.push(None, items);
+        }
+        cursors
     }
 }
 
@@ -37,7 +86,11 @@ struct End<T> {
 
 impl<T: Item> End<T> {
     fn new(operation: &'static str, order: Order) -> Self {
-        Self { operation, order, items: Vec::new(), seen: HashSet::new(), after: None, finished: false }
+        Self::starting(operation, order, None)
+    }
+
+    fn starting(operation: &'static str, order: Order, after: Option<String>) -> Self {
+        Self { operation, order, items: Vec::new(), seen: HashSet::new(), after, finished: false }
     }
 
     fn next(&self) -> ListParams {
@@ -62,11 +115,106 @@ impl<T: Item> End<T> {
     }
 }
 
-/// Walks a list, newest first.
+/// Walks a list, newest first, without what is settled as far as `cursors` from the last walk tell; changes them into
+/// those for the next.
 pub(super) async fn walk<T: Item, Fetch>(
     operation: &'static str,
+    cursors: &mut Cursors,
     list: impl Fn(ListParams) -> Fetch,
 ) -> Result<Vec<T>>
+where
+    Fetch: Future<Output = Result<Page<T>>>,
+{
+    let before = std::mem::take(cursors);
+    if !before.0.is_empty()
+        && let Some(items) = fitting(parts(operation, &before, cursors, &list).await)?
+    {
+        return Ok(items);
+    }
+    let items = anew(operation, &list).await?;
+    *cursors = Cursors::of(&items);
+    Ok(items)
+}
+
+/// What cannot be put together, or begins at a place that the server refuses, is to be walked in another way.
+fn fitting<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
+    match outcome {
+        Err(error)
+            if matches!(error.kind, ErrorKind::Refused | ErrorKind::FileNotFound | ErrorKind::Protocol) =>
+        {
+            tracing::debug!(%error, "walking the list in another way");
+            Ok(None)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Walks the parts of a list that may have changed, all at once; `None` if they don't fit together.
+async fn parts<T: Item, Fetch>(
+    operation: &'static str,
+    before: &Cursors,
+    next: &mut Cursors,
+    list: &impl Fn(ListParams) -> Fetch,
+) -> Result<Option<Vec<T>>>
+where
+    Fetch: Future<Output = Result<Page<T>>>,
+{
+    let begins = |part: usize| part.checked_sub(1).map(|place| before.0[place].after.as_str());
+    let ends = |part: usize| before.0.get(part).map(|cursor| cursor.after.as_str());
+    let settled = |part: usize| part.checked_sub(1).is_some_and(|place| before.0[place].settled);
+    let fetched = (0..=before.0.len()).map(|part| async move {
+        if settled(part) {
+            return Ok(Some(Vec::new()));
+        }
+        // What is new stands before the first part and may fill pages; the others have not grown.
+        let pages = if part == 0 || ends(part).is_none() { usize::MAX } else { 1 };
+        let mut end = End::starting(operation, Order::Desc, begins(part).map(str::to_owned));
+        for _ in 0..pages {
+            end.take(list(end.next()).await?)?;
+            if ends(part).is_some_and(|until| end.seen.contains(until)) {
+                return Ok(Some(end.items));
+            }
+            if end.finished {
+                break;
+            }
+        }
+        Ok(ends(part).is_none().then_some(end.items))
+    });
+    let Some(fetched) = try_join_all(fetched).await?.into_iter().collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    let mut items: Vec<T> = Vec::new();
+    let mut beyond: Vec<T> = Vec::new();
+    let mut cursors = Cursors::default();
+    for (part, mut found) in fetched.into_iter().enumerate() {
+        if settled(part) {
+            cursors.0.push(before.0[part - 1].clone());
+            beyond.clear();
+            continue;
+        }
+        if !beyond.iter().zip(&found).all(|(a, b)| a.id() == b.id()) {
+            return Ok(None);
+        }
+        beyond.clear();
+        if let Some(until) = ends(part) {
+            let last = found.iter().position(|item| item.id() == until);
+            beyond = found.split_off(last.map_or(found.len(), |last| last + 1));
+        }
+        cursors.push(begins(part), &found);
+        items.extend(found);
+    }
+    let mut ids = HashSet::new();
+    if !items.iter().all(|item| ids.insert(item.id())) {
+        return Ok(None);
+    }
+    // Parts that have shrunk are joined again, unless something between them was left out.
+    let whole = !before.0.iter().any(|cursor| cursor.settled);
+    *next = if whole { Cursors::of(&items) } else { cursors };
+    Ok(Some(items))
+}
+
+/// Walks a list of which nothing is known.
+async fn anew<T: Item, Fetch>(operation: &'static str, list: &impl Fn(ListParams) -> Fetch) -> Result<Vec<T>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
@@ -75,15 +223,8 @@ where
     if newest.finished {
         return Ok(newest.items);
     }
-    match both_ends(newest, &list).await {
-        Ok(Some(items)) => return Ok(items),
-        Ok(None) => {}
-        Err(error)
-            if matches!(error.kind, ErrorKind::Refused | ErrorKind::FileNotFound | ErrorKind::Protocol) =>
-        {
-            tracing::debug!(%error, "walking the list from one end");
-        }
-        Err(error) => return Err(error),
+    if let Some(items) = fitting(both_ends(newest, list).await)? {
+        return Ok(items);
     }
     let mut plain = End::new(operation, Order::Desc);
     while !plain.finished {

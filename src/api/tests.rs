@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::client::UploadBody;
 use super::model::{CreateContainer, ListParams};
-use super::{Client, ClientConfig, ContainerId, ErrorKind, FileId};
+use super::{Client, ClientConfig, Container, ContainerId, Cursors, ErrorKind, File, FileId};
 use crate::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile};
 
 const KEY: &str = "sk-test-0123456789";
@@ -107,7 +107,8 @@ async fn long_lists_are_walked_from_both_ends_and_merged() {
         let id = emulator.store().create_container("c");
         emulator.store().put_many(&id, (0..files).map(|n| (format!("/mnt/data/{n}"), b"x")));
         emulator.forget_requests();
-        let listed = client.all_files(&ContainerId::from(id.as_str())).await.unwrap();
+        let listed =
+            client.all_files(&ContainerId::from(id.as_str()), &mut Cursors::default()).await.unwrap();
         let names: Vec<String> = listed.into_iter().map(|file| file.path).collect();
         let expected: Vec<String> = (0..files).rev().map(|n| format!("/mnt/data/{n}")).collect();
         assert_eq!(names, expected);
@@ -120,12 +121,72 @@ async fn long_lists_are_walked_from_both_ends_and_merged() {
 }
 
 #[tokio::test]
+async fn a_list_that_was_walked_is_walked_again_from_everywhere_at_once() {
+    let (emulator, client) = emulator().await;
+    let id = emulator.store().create_container("c");
+    let (store, container) = (emulator.store(), ContainerId::from(id.as_str()));
+    let right = |listed: &[File]| {
+        let mut expected: Vec<String> = store.files(&id).into_iter().map(|file| file.id).collect();
+        expected.reverse();
+        assert!(listed.iter().map(|file| file.id.as_str()).eq(expected.iter().map(String::as_str)));
+    };
+    store.put_many(&id, (0..1000).map(|n| (format!("/mnt/data/{n}"), b"x")));
+    let mut cursors = Cursors::default();
+    let listed = client.all_files(&container, &mut cursors).await.unwrap();
+    let delete = |file: &File| store.delete_file(&id, file.id.as_str());
+    let (in_a_part, at_a_cursor) = (listed[300].clone(), listed[2 * 95 - 1].clone());
+    // Nothing new; a few; more than a page; some gone; a cursor gone, which makes one plain walk; then as before.
+    let again = [
+        (0, None, 11),
+        (3, None, 11),
+        (200, None, 13),
+        (0, Some(in_a_part), 13),
+        (1, Some(at_a_cursor), 13 + 14),
+        (0, None, 13),
+    ];
+    for (step, (more, less, requests)) in again.into_iter().enumerate() {
+        store.put_many(&id, (0..more).map(|n| (format!("/mnt/data/{step}-{n}"), b"x")));
+        less.as_ref().map(delete);
+        emulator.forget_requests();
+        right(&client.all_files(&container, &mut cursors).await.unwrap());
+        let count = emulator.requests().len();
+        assert!(count <= requests, "step {step}: {count} requests instead of {requests}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_expired_for_good_is_not_listed_again() {
+    let (emulator, client) = emulator().await;
+    let store = emulator.store();
+    let old = store.create_container("alive all the same");
+    for n in 0..500 {
+        store.expire_container(&store.create_container(&format!("old {n}")));
+    }
+    store.create_container("new");
+    let mut cursors = Cursors::default();
+    let live = |listed: Vec<Container>| {
+        listed.into_iter().filter(Container::is_live).map(|container| container.name).collect::<Vec<_>>()
+    };
+    assert_eq!(live(client.live_containers(&mut cursors).await.unwrap()), ["new", "alive all the same"]);
+    for expected in [&["newer", "new", "alive all the same"][..], &["newest", "newer", "new"]] {
+        store.create_container(expected[0]);
+        emulator.forget_requests();
+        assert_eq!(live(client.live_containers(&mut cursors).await.unwrap())[..expected.len()], *expected);
+        assert_eq!(emulator.requests().len(), 2, "the newest and the part with the old one");
+        store.expire_container(&old);
+    }
+    emulator.forget_requests();
+    assert_eq!(live(client.live_containers(&mut cursors).await.unwrap()), ["newest", "newer", "new"]);
+    assert_eq!(emulator.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn an_endless_list_ends() {
     let (emulator, client) = emulator().await;
     let id = emulator.store().create_container("c");
     emulator.store().put_upload(&id, "f", b"x");
     emulator.faults().inject(FaultRule::always(Kind::ListFiles, Fault::EndlessList));
-    let error = client.all_files(&ContainerId::from(id.as_str())).await.unwrap_err();
+    let error = client.all_files(&ContainerId::from(id.as_str()), &mut Cursors::default()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Protocol);
 }
 

@@ -1,14 +1,16 @@
 //! Keeps listings young: one request chain however many ask, answers until the TTL runs out.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, WeakShared};
+use lru::LruCache;
 use tracing::Instrument;
 
-use crate::api::{ContainerId, File, budget};
+use crate::api::{ContainerId, Cursors, File, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listing::{self, Changes};
 use crate::vfs::{Error, Invalidation, Result, State, Vfs};
@@ -16,9 +18,29 @@ use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 /// Which list: of containers, or of the files of one.
 type Which = Option<ContainerId>;
 
-/// Lists under way. Each belongs to its task, which ends with the runtime.
-#[derive(Default)]
-pub(super) struct Refreshes(Mutex<HashMap<Which, WeakShared<BoxFuture<'static, Result<()>>>>>);
+/// Lists whose cursors are remembered.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
+
+/// Lists under way, and where the next walks of them can begin.
+pub(super) struct Refreshes {
+    /// Each belongs to its task, which ends with the runtime.
+    flights: Mutex<HashMap<Which, WeakShared<BoxFuture<'static, Result<()>>>>>,
+    cursors: Mutex<LruCache<Which, Cursors>>,
+}
+
+impl Refreshes {
+    pub(super) fn new() -> Self {
+        Self { flights: Mutex::default(), cursors: Mutex::new(LruCache::new(REMEMBERED)) }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Which, WeakShared<BoxFuture<'static, Result<()>>>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cursors(&self) -> MutexGuard<'_, LruCache<Which, Cursors>> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Vfs {
     /// When the list was asked for that `ino` comes from. A container comes from the list of containers.
@@ -103,7 +125,7 @@ impl Vfs {
         let asked = Instant::now();
         loop {
             let flight = {
-                let mut flights = self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut flights = self.refreshes.flights();
                 // Looked at under this lock: a flight that just landed is seen as fresh, not flown again.
                 if self.is_listed(&which, since, asked) {
                     return Ok(());
@@ -141,18 +163,26 @@ impl Vfs {
 
     async fn fly(self: Arc<Self>, which: Which) -> Result<()> {
         let started = Instant::now();
+        let mut cursors = self.refreshes.cursors().pop(&which).unwrap_or_default();
         let outcome = match &which {
-            None => self.client.all_containers().await.map_err(Error::from).map(|mut containers| {
-                let mut state = self.state();
-                containers.retain(|container| !state.dead_containers.contains(&container.id));
-                listing::apply_containers(&mut state.tree, &containers, started)
-            }),
+            None => {
+                self.client.live_containers(&mut cursors).await.map_err(Error::from).map(|mut containers| {
+                    let mut state = self.state();
+                    containers.retain(|container| !state.dead_containers.contains(&container.id));
+                    listing::apply_containers(&mut state.tree, &containers, started)
+                })
+            }
             Some(id) => {
-                let files = self.client.all_files(id).await.map_err(|error| self.noticed(id, error.into()));
+                let files = self
+                    .client
+                    .all_files(id, &mut cursors)
+                    .await
+                    .map_err(|error| self.noticed(id, error.into()));
                 files.map(|files| self.lay_files(id, files, started))
             }
         };
-        self.refreshes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&which);
+        self.refreshes.cursors().put(which.clone(), cursors);
+        self.refreshes.flights().remove(&which);
         let changes = outcome?;
         for (directory, name) in changes.entries {
             self.invalidate(Invalidation::Entry(directory, name));

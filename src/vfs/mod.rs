@@ -244,7 +244,7 @@ impl Vfs {
             state: Mutex::new(state),
             journal,
             scratch,
-            refreshes: freshness::Refreshes::default(),
+            refreshes: freshness::Refreshes::new(),
             behind: TaskTracker::new(),
             ahead,
             stopping: AtomicBool::new(false),

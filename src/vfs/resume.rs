@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{self, ContainerId, FileId};
+use crate::api::{self, ContainerId, Cursors, FileId};
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
@@ -55,15 +55,16 @@ impl Vfs {
     }
 
     async fn remove_probe(self: &Arc<Self>, container: ContainerId, base: &str, noted: Noted) {
-        let files = match self.client.all_files(&container).await.map_err(Error::from) {
-            Ok(files) => files,
-            Err(error) => {
-                if error.is_gone() {
-                    noted.done();
+        let files =
+            match self.client.all_files(&container, &mut Cursors::default()).await.map_err(Error::from) {
+                Ok(files) => files,
+                Err(error) => {
+                    if error.is_gone() {
+                        noted.done();
+                    }
+                    return;
                 }
-                return;
-            }
-        };
+            };
         for file in files.iter().filter(|file| file.path.ends_with(base)) {
             self.state().records.bury(&container, &file.id);
             self.delete_version(&container, &file.id).await;
