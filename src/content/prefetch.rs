@@ -16,10 +16,11 @@ pub const SMALL: u64 = 1 << 20;
 pub const NEAR: usize = 4;
 
 /// The window that opens with the second file.
-const FIRST_WINDOW: usize = 8;
+const FIRST_WINDOW: usize = 16;
 
-/// Files that are fetched ahead at most: twice the default number of connections.
-const LAST_WINDOW: usize = 64;
+/// Files that are fetched ahead at most: four times the default number of connections, so that all of them go on
+/// while the reader waits for something else.
+const LAST_WINDOW: usize = 128;
 
 /// Directories whose order is remembered.
 const DIRECTORIES: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
@@ -94,10 +95,10 @@ mod tests {
     fn a_single_file_costs_nothing_and_the_window_doubles_while_it_is_right() {
         let (mut prefetch, now) = (Prefetch::new(), Instant::now());
         let windows: Vec<usize> = (0..6).map(|n| prefetch.opened(1, n, n > 0, n == 0, now)).collect();
-        assert_eq!(windows, [0, 8, 16, 32, 64, 64]);
-        assert_eq!(prefetch.opened(1, 5, false, false, now), 64, "the same file again changes nothing");
+        assert_eq!(windows, [0, 16, 32, 64, 128, 128]);
+        assert_eq!(prefetch.opened(1, 5, false, false, now), 128, "the same file again changes nothing");
         assert_eq!(prefetch.opened(1, 90, false, false, now), 0, "a wrong guess shuts the window");
-        assert_eq!(prefetch.opened(1, 91, true, false, now), 8);
+        assert_eq!(prefetch.opened(1, 91, true, false, now), 16);
     }
 
     #[test]
@@ -106,7 +107,7 @@ mod tests {
         prefetch.opened(1, 10, false, true, now);
         prefetch.opened(1, 11, true, false, now);
         assert_eq!(prefetch.opened(2, 20, false, false, now), 0, "in the middle: no");
-        assert_eq!(prefetch.opened(3, 30, false, true, now), 8);
+        assert_eq!(prefetch.opened(3, 30, false, true, now), 16);
         assert_eq!(prefetch.opened(4, 40, false, true, now + CARRIES_OVER), 0);
     }
 

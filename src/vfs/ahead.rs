@@ -87,6 +87,7 @@ impl Vfs {
             state.looked_ahead.fetched(ino);
             self.fetch_ahead(ino, container, file);
         }
+        self.renew_lists(state, directory);
     }
 
     fn worth_fetching(&self, state: &State, ino: Ino) -> Option<(Ino, ContainerId, Arc<api::File>)> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, WeakShared};
@@ -16,7 +16,10 @@ use crate::namespace::listing::{self, Changes};
 use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 
 /// Which list: of containers, or of the files of one.
-type Which = Option<ContainerId>;
+pub(super) type Which = Option<ContainerId>;
+
+/// The part of its TTL after which a list is renewed amid a run of reads.
+const RENEWED_AT: f64 = 0.6;
 
 /// Lists whose cursors are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
@@ -105,6 +108,28 @@ impl Vfs {
         since: Instant,
     ) -> Result<()> {
         self.refresh(Some(container.clone()), Some(since)).await
+    }
+
+    /// Files are being read one after the other: fetches their lists anew before they are too old, so that nobody has
+    /// to wait for one amid the run.
+    pub(super) fn renew_lists(self: &Arc<Self>, state: &mut State, ino: Ino) {
+        let files = state.tree.container_of(ino).and_then(|ino| state.tree.container(ino));
+        let files = files.map(|container| (Some(container.container.id.clone()), container.listed));
+        let lists = files.into_iter().chain([(None, state.tree.listed)]).collect::<Vec<_>>();
+        for (which, listed) in lists {
+            let Some(listed) = listed else { continue };
+            if listed.elapsed() < self.config.ttl.mul_f64(RENEWED_AT) || !state.renewing.insert(which.clone())
+            {
+                continue;
+            }
+            let vfs = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = vfs.refresh(which.clone(), Some(listed + Duration::from_nanos(1))).await {
+                    tracing::debug!(%error, "a list was not renewed ahead of time");
+                }
+                vfs.state().renewing.remove(&which);
+            });
+        }
     }
 
     fn which(&self, state: &State, ino: Ino) -> Result<Which> {

@@ -173,6 +173,8 @@ struct State {
     shelved: HashMap<(Ino, String), Ino>,
     /// Which files are probably read next.
     prefetch: Prefetch,
+    /// Lists that are being fetched before their time.
+    renewing: std::collections::HashSet<freshness::Which>,
     /// Files that are being fetched ahead.
     fetched_ahead: std::collections::HashSet<Ino>,
     looked_ahead: ahead::LookedAhead,
@@ -227,6 +229,7 @@ impl Vfs {
             failures: HashMap::new(),
             shelved: HashMap::new(),
             prefetch: Prefetch::new(),
+            renewing: std::collections::HashSet::new(),
             fetched_ahead: std::collections::HashSet::new(),
             looked_ahead: ahead::LookedAhead::new(),
             sizing: std::collections::HashSet::new(),
@@ -236,7 +239,7 @@ impl Vfs {
             withheld: HashMap::new(),
             unfinished: Vec::new(),
         };
-        let ahead = tokio::sync::Semaphore::new((config.max_connections * 7 / 8).max(1));
+        let ahead = tokio::sync::Semaphore::new(config.max_connections.saturating_sub(1).max(1));
         let vfs = Arc::new(Self {
             downloads: Downloads::new(client.clone(), cache),
             client,

@@ -1,6 +1,7 @@
 //! The promises, kept on a real mount, with the requests that the server saw.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod ahead;
 mod cache;
 mod commands;
 mod completions;

@@ -1,0 +1,77 @@
+//! Files that are read one after the other: fetched ahead, and their lists renewed in time.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use containerfs::emulator::Kind;
+
+use crate::env::{noise, on_both_profiles, on_openai};
+
+#[test]
+fn files_that_are_read_in_order_are_fetched_ahead_and_each_once() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let files =
+            (0..100).map(|number| (format!("/mnt/data/d{}/f{number:03}", number / 50), noise(2000 + number)));
+        env.store().put_many(&id, files);
+        let mount = env.mount(&["--ttl", "1h"]);
+        mount.sh("c", "ls -R > /dev/null");
+        env.emulator.set_latency(Duration::from_millis(100));
+        env.emulator.forget_requests();
+        mount.sh("c", "cat d0/f000 > /dev/null");
+        thread::sleep(Duration::from_millis(300));
+        let profile_tells_sizes = env.count(Kind::Content) <= 1;
+        if profile_tells_sizes {
+            assert_eq!(env.count(Kind::Content), 1, "a single file costs nothing more");
+            mount.sh("c", "cat d0/f001 d0/f002 d0/f003 > /dev/null");
+            assert!(env.count(Kind::Content) > 10, "{}", env.count(Kind::Content));
+        }
+        let copy = env.dir.path().join("copy");
+        mount.sh("", &format!("cp -r c {0} && diff -r c {0}", copy.display()));
+        assert!(env.count(Kind::Content) <= 100, "no file twice: {}", env.count(Kind::Content));
+    });
+}
+
+#[test]
+fn nothing_is_fetched_ahead_out_of_order_or_when_it_is_forbidden() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for number in 0..40 {
+            env.store().put_upload(&id, &format!("f{number:02}"), b"x");
+        }
+        let mount = env.mount(&["--no-prefetch"]);
+        mount.sh("c", "cat f00 f01 f02 f03");
+        assert_eq!(env.count(Kind::Content), 4);
+        drop(mount);
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        mount.sh("c", "for f in f30 f10 f39 f05 f22; do cat $f; done");
+        assert_eq!(env.count(Kind::Content), 5);
+    });
+}
+
+#[test]
+fn lists_are_renewed_amid_a_run_before_anybody_has_to_wait_for_them() {
+    on_openai(|env| {
+        let id = env.container("c");
+        for number in 0..80 {
+            env.store().put_upload(&id, &format!("f{number:02}"), b"x");
+        }
+        let mount = env.mount(&["--ttl", "5s"]);
+        mount.sh("c", "ls -l > /dev/null");
+        let lists = || (env.count(Kind::ListContainers), env.count(Kind::ListFiles));
+        thread::sleep(Duration::from_millis(3500));
+        assert_eq!(lists(), (1, 1), "nobody asks");
+        let begun = Instant::now();
+        fs::read(mount.path("c/f70")).unwrap();
+        assert_eq!(lists(), (1, 1), "a single file is no run");
+        for number in 0..80 {
+            fs::read(mount.path(&format!("c/f{number:02}"))).unwrap();
+        }
+        // Had the time run out meanwhile, somebody would have waited for them.
+        if begun.elapsed() < Duration::from_secs(1) {
+            crate::env::wait_until("both lists are renewed", || lists() == (2, 2));
+        }
+    });
+}
