@@ -156,6 +156,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         write_back: args.write_back.then_some(args.write_back_delay),
         uid: args.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
         gid: args.gid.unwrap_or_else(|| nix::unistd::getegid().as_raw()),
+        makers_own: args.uid.is_none() && args.gid.is_none(),
         umask: args.umask.unwrap_or_else(present_umask),
         read_only: args.read_only,
         no_delete: args.no_delete,

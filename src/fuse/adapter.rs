@@ -22,7 +22,7 @@ use tracing::Instrument;
 use super::call::{Call, Meters, Operation};
 use super::convert::{self, attributes, errno, ino};
 use crate::api::budget;
-use crate::vfs::{Entry, Found, Opened, Result, SetAttr, Vfs};
+use crate::vfs::{Entry, Found, Maker, Opened, Result, SetAttr, Vfs};
 
 /// The largest write the kernel may send in one request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
@@ -101,6 +101,10 @@ fn found(vfs: &Vfs, call: Call, outcome: Result<Found>, reply: ReplyEntry) {
     });
 }
 
+fn maker(req: &Request, mode: u32) -> Maker {
+    Maker { mode, uid: req.uid(), gid: req.gid(), thread: req.pid() }
+}
+
 fn shown(entry: &Entry, reply: ReplyEntry) {
     reply.entry(&entry.ttl, &attributes(&entry.attr), GENERATION);
 }
@@ -168,7 +172,7 @@ impl Filesystem for Adapter {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         handle: Option<FileHandle>,
@@ -179,8 +183,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let call = call!(self, req, Setattr, ino = of.0, ?size, ?mode);
-        let mtime = mtime.map(convert::nanoseconds);
-        let change = SetAttr { mode, uid, gid, size, mtime, handle: handle.map(|handle| handle.0) };
+        let (atime, mtime) = (atime.map(convert::nanoseconds), mtime.map(convert::nanoseconds));
+        let change = SetAttr { mode, uid, gid, size, atime, mtime, handle: handle.map(|handle| handle.0) };
         let of = ino(of);
         later!(self, call, vfs => answer!(vfs, call, reply, vfs.setattr(of, change).await,
             entry => reply.attr(&entry.ttl, &attributes(&entry.attr))));
@@ -205,10 +209,10 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EPERM);
         }
         let call = call!(self, req, Mknod, parent = parent.0, entry = ?name, mode);
-        let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
+        let (parent, name, maker) = (ino(parent), name.to_owned(), maker(req, mode));
         later!(self, call, vfs => {
             let flags = libc::O_EXCL | libc::O_WRONLY;
-            let made = vfs.create(parent, &name, mode & 0o7777, flags, thread).await;
+            let made = vfs.create(parent, &name, flags, maker).await;
             answer!(vfs, call, reply, made, (entry, opened) => {
                 vfs.release(opened.handle);
                 shown(&entry, reply);
@@ -216,18 +220,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let call = call!(self, req, Mkdir, parent = parent.0, entry = ?name);
-        let (parent, name) = (ino(parent), name.to_owned());
-        later!(self, call, vfs => answer!(vfs, call, reply, vfs.mkdir(parent, &name).await, entry => shown(&entry, reply)));
+        let (parent, name, maker) = (ino(parent), name.to_owned(), maker(req, mode));
+        later!(self, call, vfs => answer!(vfs, call, reply, vfs.mkdir(parent, &name, maker).await, entry => shown(&entry, reply)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -279,9 +275,9 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let call = call!(self, req, Create, parent = parent.0, entry = ?name);
-        let (parent, name, thread) = (ino(parent), name.to_owned(), req.pid());
+        let (parent, name, maker) = (ino(parent), name.to_owned(), maker(req, mode));
         later!(self, call, vfs => {
-            let outcome = vfs.create(parent, &name, mode, flags, thread).await;
+            let outcome = vfs.create(parent, &name, flags, maker).await;
             answer!(vfs, call, reply, outcome, file => created(file, reply));
         });
     }

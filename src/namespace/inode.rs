@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::api::{Container, ContainerId, File, FileId};
 use crate::namespace::records::Attributes;
@@ -17,6 +17,12 @@ pub struct Ino(pub u64);
 
 /// The root of the mount, as FUSE fixes it.
 pub const ROOT: Ino = Ino(1);
+
+/// Now, in nanoseconds since the epoch.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
 
 /// Names of a directory and their inodes.
 pub type Children = BTreeMap<Arc<str>, Ino>;
@@ -34,6 +40,10 @@ pub struct Node {
     pub lookups: u64,
     /// Open handles.
     pub handles: u32,
+    /// Of a directory: when its entries last changed under this mount, in nanoseconds since the epoch.
+    pub changed: Option<i64>,
+    /// Of a directory: how many of its entries are directories.
+    pub subdirectories: u32,
     /// What it is.
     pub kind: Kind,
 }
@@ -147,6 +157,10 @@ impl FileNode {
 }
 
 impl Node {
+    fn new(parent: Ino, name: Arc<str>, linked: bool, kind: Kind) -> Self {
+        Self { parent, name, linked, lookups: 0, handles: 0, changed: None, subdirectories: 0, kind }
+    }
+
     /// The entries, if it is a directory of any kind.
     pub fn children(&self) -> Option<&Children> {
         match &self.kind {
@@ -211,7 +225,7 @@ impl Tree {
     }
 
     fn with_root(kind: Kind) -> Self {
-        let root = Node { parent: ROOT, name: Arc::from(""), linked: true, lookups: 1, handles: 0, kind };
+        let root = Node { lookups: 1, ..Node::new(ROOT, Arc::from(""), true, kind) };
         Self {
             nodes: HashMap::from([(ROOT, root)]),
             next: ROOT.0 + 1,
@@ -316,8 +330,7 @@ impl Tree {
             }
             Kind::Root(_) | Kind::Link(_) => {}
         }
-        let node = Node { parent, name: name.clone(), linked: true, lookups: 0, handles: 0, kind };
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Node::new(parent, name.clone(), true, kind));
         self.attach(parent, name, ino);
         ino
     }
@@ -326,15 +339,7 @@ impl Tree {
     pub fn insert_link(&mut self, id: &str, target: String) -> Ino {
         let ino = Ino(self.next);
         self.next += 1;
-        let node = Node {
-            parent: ROOT,
-            name: Arc::from(id),
-            linked: false,
-            lookups: 0,
-            handles: 0,
-            kind: Kind::Link(target),
-        };
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Node::new(ROOT, Arc::from(id), false, Kind::Link(target)));
         ino
     }
 
@@ -494,26 +499,55 @@ impl Tree {
     }
 
     fn attach(&mut self, parent: Ino, name: Arc<str>, ino: Ino) {
-        if let Some(children) = self.nodes.get_mut(&parent).and_then(Node::children_mut) {
+        let is_directory = self.is_directory(ino);
+        if let Some(node) = self.nodes.get_mut(&parent)
+            && let Some(children) = node.children_mut()
+        {
             children.insert(name, ino);
+            node.subdirectories += u32::from(is_directory);
         }
         self.changed(parent);
     }
 
     fn detach(&mut self, parent: Ino, name: &str, ino: Ino) {
-        if let Some(children) = self.nodes.get_mut(&parent).and_then(Node::children_mut)
+        let is_directory = self.is_directory(ino);
+        if let Some(node) = self.nodes.get_mut(&parent)
+            && let Some(children) = node.children_mut()
             && children.get(name) == Some(&ino)
         {
             children.remove(name);
+            node.subdirectories = node.subdirectories.saturating_sub(u32::from(is_directory));
         }
         self.changed(parent);
     }
 
+    fn is_directory(&self, ino: Ino) -> bool {
+        self.get(ino).is_some_and(|node| node.children().is_some())
+    }
+
+    /// What the first list shows has not changed; what comes and goes later has.
     fn changed(&mut self, directory: Ino) {
-        match self.container_of(directory).and_then(|ino| self.container_mut(ino)) {
-            Some(container) => container.generation += 1,
-            None => self.generation += 1,
+        let listed = match self.container_of(directory).and_then(|ino| self.container_mut(ino)) {
+            Some(container) => {
+                container.generation += 1;
+                container.listed
+            }
+            None => {
+                self.generation += 1;
+                self.listed
+            }
+        };
+        if listed.is_some()
+            && let Some(node) = self.nodes.get_mut(&directory)
+        {
+            node.changed = Some(now());
         }
+    }
+
+    /// Directories whose entries have changed under this mount, with when that was.
+    pub fn changed_directories(&self) -> Vec<(Ino, i64)> {
+        let linked = self.nodes.iter().filter(|(_, node)| node.linked);
+        linked.filter_map(|(ino, node)| Some((*ino, node.changed?))).collect()
     }
 }
 

@@ -19,6 +19,9 @@ use crate::api::{ContainerId, FileId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attributes {
+    /// Access time, nanoseconds since the epoch; reading does not change it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub atime: Option<i64>,
     /// Modification time, nanoseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtime: Option<i64>,
@@ -43,6 +46,7 @@ enum Fact {
     Deleted { container: ContainerId, id: FileId },
     Returned { container: ContainerId, id: FileId },
     Directory { container: ContainerId, path: String, exists: bool },
+    DirectoryAttributes { container: ContainerId, path: String, attributes: Attributes },
     Directories { kept: bool },
 }
 
@@ -57,6 +61,8 @@ pub struct ContainerRecords {
     pub tombstones: HashSet<FileId>,
     /// Directories made or used here, as paths below the container.
     pub directories: BTreeSet<String>,
+    /// Attributes of directories that were set here, by path below the container; the container's own path is empty.
+    pub directory_attributes: HashMap<String, Attributes>,
 }
 
 /// The records of one account.
@@ -136,10 +142,26 @@ impl Records {
 
     /// Remembers that a directory exists here, or no longer does.
     pub fn set_directory(&mut self, container: &ContainerId, path: &str, exists: bool) {
-        let known = self.containers.get(container).is_some_and(|c| c.directories.contains(path));
-        if known != exists {
+        let records = self.containers.get(container);
+        let known = records.is_some_and(|c| c.directories.contains(path));
+        let is_left = !exists && records.is_some_and(|c| c.directory_attributes.contains_key(path));
+        if known != exists || is_left {
             self.note(Fact::Directory { container: container.clone(), path: path.to_owned(), exists });
         }
+    }
+
+    /// Remembers the attributes of a directory below `container`.
+    pub fn set_directory_attributes(&mut self, container: &ContainerId, path: &str, attributes: Attributes) {
+        if self.directory_attributes(container, path) != attributes {
+            let (container, path) = (container.clone(), path.to_owned());
+            self.note(Fact::DirectoryAttributes { container, path, attributes });
+        }
+    }
+
+    /// The attributes of a directory that were set here.
+    pub fn directory_attributes(&self, container: &ContainerId, path: &str) -> Attributes {
+        let records = self.containers.get(container);
+        records.and_then(|records| records.directory_attributes.get(path)).copied().unwrap_or_default()
     }
 
     /// Remembers what the probe of the server told.
@@ -175,12 +197,17 @@ impl Records {
                 self.containers.entry(container).or_default().tombstones.remove(&id);
             }
             Fact::Directory { container, path, exists } => {
-                let directories = &mut self.containers.entry(container).or_default().directories;
+                let records = self.containers.entry(container).or_default();
                 if exists {
-                    directories.insert(path);
+                    records.directories.insert(path);
                 } else {
-                    directories.remove(&path);
+                    records.directories.remove(&path);
+                    records.directory_attributes.remove(&path);
                 }
+            }
+            Fact::DirectoryAttributes { container, path, attributes } => {
+                let records = self.containers.entry(container).or_default();
+                records.directory_attributes.insert(path, attributes);
             }
             Fact::Directories { kept } => self.directories_kept = Some(kept),
         }

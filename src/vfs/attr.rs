@@ -1,8 +1,10 @@
 //! What `stat` shows.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use crate::api::ContainerId;
+pub use crate::namespace::inode::now;
 use crate::namespace::inode::{FileNode, Ino, Kind, Node};
 use crate::namespace::records::Attributes;
 use crate::vfs::{Error, Result, State, Vfs};
@@ -27,6 +29,8 @@ pub struct Attr {
     pub kind: FileKind,
     /// Length in bytes.
     pub size: u64,
+    /// Access time; reading does not change it.
+    pub atime: i64,
     /// Modification time.
     pub mtime: i64,
     /// Change time.
@@ -61,18 +65,46 @@ pub struct SetAttr {
     pub gid: Option<u32>,
     /// Length in bytes.
     pub size: Option<u64>,
+    /// Access time in nanoseconds since the epoch.
+    pub atime: Option<i64>,
     /// Modification time in nanoseconds since the epoch.
     pub mtime: Option<i64>,
     /// The open handle, if the change came through one.
     pub handle: Option<u64>,
 }
 
+/// Who makes something, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Maker {
+    /// Permission bits of what is made.
+    pub mode: u32,
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+    /// The thread; 0 if none is known.
+    pub thread: u32,
+}
+
 const NANOS: i64 = 1_000_000_000;
 
-/// Now, in nanoseconds since the epoch.
-pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+impl SetAttr {
+    fn is_kept_here(&self) -> bool {
+        self.mode.is_some()
+            || self.uid.is_some()
+            || self.gid.is_some()
+            || self.atime.is_some()
+            || self.mtime.is_some()
+    }
+
+    fn apply(&self, attributes: &mut Attributes) {
+        attributes.mode = self.mode.map(|mode| mode & 0o7777).or(attributes.mode);
+        attributes.uid = self.uid.or(attributes.uid);
+        attributes.gid = self.gid.or(attributes.gid);
+        attributes.atime = self.atime.or(attributes.atime);
+        attributes.mtime = self.mtime.or(attributes.mtime);
+        attributes.ctime = Some(now());
+    }
 }
 
 impl Vfs {
@@ -111,7 +143,7 @@ impl Vfs {
     /// Changes attributes. Times, modes and owners are kept in the local state; a size by path is a save.
     ///
     /// # Errors
-    /// `EPERM` on containers, or what the save meets.
+    /// What the save meets.
     pub async fn setattr(self: &Arc<Self>, ino: Ino, change: SetAttr) -> Result<Entry> {
         self.check_writable()?;
         if let Some(size) = change.size {
@@ -122,18 +154,36 @@ impl Vfs {
     }
 
     fn change_attributes(&self, ino: Ino, change: SetAttr) {
-        if change.mode.is_none() && change.uid.is_none() && change.gid.is_none() && change.mtime.is_none() {
+        if !change.is_kept_here() {
             return;
         }
         let mut state = self.state();
-        let Some(file) = state.tree.file_mut(ino) else { return };
-        let attributes = &mut file.attributes;
-        attributes.mode = change.mode.map(|mode| mode & 0o7777).or(attributes.mode);
-        attributes.uid = change.uid.or(attributes.uid);
-        attributes.gid = change.gid.or(attributes.gid);
-        attributes.mtime = change.mtime.or(attributes.mtime);
-        attributes.ctime = Some(now());
-        state.remember(ino);
+        if let Some(file) = state.tree.file_mut(ino) {
+            change.apply(&mut file.attributes);
+            state.remember(ino);
+        } else if let Some((container, path)) = state.directory_key(ino) {
+            let mut attributes = state.directory_attributes(ino);
+            change.apply(&mut attributes);
+            state.records.set_directory_attributes(&container, &path, attributes);
+            if let Some(node) = state.tree.get_mut(ino) {
+                node.changed = None;
+            }
+        }
+    }
+
+    /// What differs from what `stat` would show anyway of something that was made just now.
+    pub(super) fn attributes_of_new(&self, maker: Maker, usual_mode: u32) -> Attributes {
+        let differs = |given: u32, usual: u32| (given != usual).then_some(given);
+        let theirs = self.config.makers_own;
+        let now = now();
+        Attributes {
+            atime: None,
+            mtime: Some(now),
+            ctime: Some(now),
+            mode: differs(maker.mode & 0o7777, usual_mode & !self.config.umask),
+            uid: differs(maker.uid, self.config.uid).filter(|_| theirs),
+            gid: differs(maker.gid, self.config.gid).filter(|_| theirs),
+        }
     }
 
     /// The length in bytes, if it is known and still trusted.
@@ -155,38 +205,51 @@ impl Vfs {
     }
 
     fn attr_of(&self, state: &State, ino: Ino, node: &Node) -> Attr {
-        let directory = |seconds: i64, nlink| Attr {
-            ino,
-            kind: FileKind::Directory,
-            size: 4096,
-            mtime: seconds.saturating_mul(NANOS),
-            ctime: seconds.saturating_mul(NANOS),
-            mode: 0o777 & !self.config.umask,
-            nlink,
-            uid: self.config.uid,
-            gid: self.config.gid,
+        let directory = |created_at: i64| {
+            let created = created_at.saturating_mul(NANOS);
+            let Attributes { atime, mtime, ctime, mode, uid, gid } = state.directory_attributes(ino);
+            let mtime = mtime.unwrap_or(created);
+            Attr {
+                ino,
+                kind: FileKind::Directory,
+                size: 4096,
+                atime: atime.unwrap_or(mtime),
+                mtime,
+                ctime: ctime.unwrap_or(mtime),
+                mode: mode.unwrap_or(0o777 & !self.config.umask),
+                nlink: if node.linked { 2 + node.subdirectories } else { 0 },
+                uid: uid.unwrap_or(self.config.uid),
+                gid: gid.unwrap_or(self.config.gid),
+            }
         };
         match &node.kind {
-            Kind::Root(_) => directory(0, 2),
-            Kind::Container(container) => directory(container.container.created_at, 2),
+            Kind::Root(_) => directory(0),
+            Kind::Container(container) => directory(container.container.created_at),
             Kind::Directory(inside) => {
-                let created = state.tree.container(inside.container).map_or(0, |c| c.container.created_at);
-                directory(created, 2)
+                directory(state.tree.container(inside.container).map_or(0, |c| c.container.created_at))
             }
-            Kind::Link(target) => {
-                let mut attr = directory(0, 1);
-                (attr.kind, attr.size, attr.mode) = (FileKind::Symlink, target.len() as u64, 0o777);
-                attr
-            }
+            Kind::Link(target) => Attr {
+                ino,
+                kind: FileKind::Symlink,
+                size: target.len() as u64,
+                atime: 0,
+                mtime: 0,
+                ctime: 0,
+                mode: 0o777,
+                nlink: 1,
+                uid: self.config.uid,
+                gid: self.config.gid,
+            },
             Kind::File(file) => {
                 let local = state.local_len(ino);
                 let created =
                     file.server.as_ref().map_or(0, |server| server.created_at.saturating_mul(NANOS));
-                let Attributes { mtime, ctime, mode, uid, gid } = file.attributes;
+                let Attributes { atime, mtime, ctime, mode, uid, gid } = file.attributes;
                 Attr {
                     ino,
                     kind: FileKind::File,
                     size: local.or(file.size.map(|(size, _)| size)).unwrap_or(0),
+                    atime: atime.or(mtime).unwrap_or(created),
                     mtime: mtime.unwrap_or(created),
                     ctime: ctime.or(mtime).unwrap_or(created),
                     mode: mode.unwrap_or(0o666 & !self.config.umask),
@@ -207,6 +270,47 @@ impl Vfs {
 }
 
 impl State {
+    /// Under what the attributes of a directory are remembered: the root belongs to no container.
+    fn directory_key(&self, ino: Ino) -> Option<(ContainerId, String)> {
+        match &self.tree.get(ino)?.kind {
+            Kind::Root(_) => Some((ContainerId::from(""), String::new())),
+            Kind::Container(container) => Some((container.container.id.clone(), String::new())),
+            Kind::Directory(directory) => {
+                let container = self.tree.container(directory.container)?.container.id.clone();
+                Some((container, directory.path.clone()))
+            }
+            Kind::File(_) | Kind::Link(_) => None,
+        }
+    }
+
+    /// What was set on a directory, with the times of the last change of its entries.
+    fn directory_attributes(&self, ino: Ino) -> Attributes {
+        let Some((container, path)) = self.directory_key(ino) else { return Attributes::default() };
+        let mut attributes = self.records.directory_attributes(&container, &path);
+        if let Some(changed) = self.tree.get(ino).and_then(|node| node.changed) {
+            attributes.mtime = Some(changed);
+            attributes.ctime = Some(changed);
+        }
+        attributes
+    }
+
+    /// Remembers what a directory was made with.
+    pub(super) fn directory_made(&mut self, ino: Ino, attributes: Attributes) {
+        if let Some((container, path)) = self.directory_key(ino) {
+            self.records.set_directory_attributes(&container, &path, attributes);
+        }
+    }
+
+    /// Writes down when the entries of directories last changed.
+    pub(super) fn remember_directories(&mut self) {
+        for (ino, _) in self.tree.changed_directories() {
+            if let Some((container, path)) = self.directory_key(ino) {
+                let attributes = self.directory_attributes(ino);
+                self.records.set_directory_attributes(&container, &path, attributes);
+            }
+        }
+    }
+
     /// Writes down the name and attributes of a file that is on the server.
     pub(super) fn remember(&mut self, ino: Ino) {
         let Some(file) = self.tree.file(ino) else { return };

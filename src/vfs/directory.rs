@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
-use crate::vfs::{Entry, Error, FileKind, Result, Vfs};
+use crate::vfs::{Entry, Error, FileKind, Maker, Result, Vfs};
 
 /// What one open directory shows, taken when it is read from its start.
 pub(super) struct Snapshot {
@@ -102,7 +102,7 @@ impl Vfs {
     ///
     /// # Errors
     /// `EEXIST`, `EINVAL` for a name that the service cannot hold, or the server's.
-    pub async fn mkdir(self: &Arc<Self>, parent: Ino, name: &OsStr) -> Result<Entry> {
+    pub async fn mkdir(self: &Arc<Self>, parent: Ino, name: &OsStr, maker: Maker) -> Result<Entry> {
         self.check_writable()?;
         let name = names::creatable(name)?;
         self.ensure_entries(parent).await?;
@@ -119,6 +119,7 @@ impl Vfs {
             state.tree.directory(container, &path)
         };
         let mut state = self.state();
+        state.directory_made(ino, self.attributes_of_new(maker, 0o777));
         if let Some(node) = state.tree.get_mut(ino) {
             node.lookups += 1;
         }

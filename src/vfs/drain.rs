@@ -37,6 +37,7 @@ impl Vfs {
         let _ = tokio::time::timeout_at(deadline, self.behind.wait()).await;
         let _ = tokio::time::timeout_at(deadline, self.delete_everything()).await;
         self.keep_what_is_left();
+        self.state().remember_directories();
         self.left()
     }
 

@@ -11,8 +11,7 @@ use crate::api::FileId;
 use crate::content::Body;
 use crate::namespace::inode::{FileNode, Ino, Kind, ROOT};
 use crate::namespace::names;
-use crate::namespace::records::Attributes;
-use crate::vfs::{Entry, Error, Result, Vfs, attr, descriptors};
+use crate::vfs::{Entry, Error, Maker, Result, Vfs, descriptors};
 
 /// Threads of other processes that are remembered as writers of one handle.
 const WRITERS_REMEMBERED: usize = 64;
@@ -125,9 +124,8 @@ impl Vfs {
         self: &Arc<Self>,
         parent: Ino,
         name: &OsStr,
-        mode: u32,
         flags: i32,
-        thread: u32,
+        maker: Maker,
     ) -> Result<(Entry, Opened)> {
         self.check_writable()?;
         if parent == ROOT && self.config.container.is_none() {
@@ -138,8 +136,8 @@ impl Vfs {
         let existing = self.state().tree.child(parent, name);
         let (ino, opened) = match existing {
             Some(_) if flags & libc::O_EXCL != 0 => return Err(Error::quiet(libc::EEXIST)),
-            Some(ino) => (ino, self.open_file(ino, flags, thread)?),
-            None => self.create_new(parent, name, mode, thread)?,
+            Some(ino) => (ino, self.open_file(ino, flags, maker.thread)?),
+            None => self.create_new(parent, name, maker)?,
         };
         let mut state = self.state();
         if let Some(node) = state.tree.get_mut(ino) {
@@ -149,15 +147,13 @@ impl Vfs {
         Ok((self.entry_of(&state, ino, node), opened))
     }
 
-    fn create_new(&self, parent: Ino, name: &str, mode: u32, thread: u32) -> Result<(Ino, Opened)> {
+    fn create_new(&self, parent: Ino, name: &str, maker: Maker) -> Result<(Ino, Opened)> {
         let staging = Arc::new(self.journal.stage()?);
         let unfinished = staging.clone();
         let mut guard = self.state();
         let state = &mut *guard;
         let container = state.tree.container_of(parent).ok_or_else(|| Error::quiet(libc::ESTALE))?;
-        let now = attr::now();
-        let mode = (mode & 0o7777 != 0o666 & !self.config.umask).then_some(mode & 0o7777);
-        let attributes = Attributes { mtime: Some(now), ctime: Some(now), mode, ..Attributes::default() };
+        let attributes = self.attributes_of_new(maker, 0o666);
         let ino =
             state.tree.insert(parent, name, Kind::File(Box::new(FileNode::new_here(container, attributes))));
         let used = state.tree.path(parent);
@@ -166,7 +162,7 @@ impl Vfs {
         let path = state.tree.path(ino);
         writer.inner().replaces.extend(state.take_shelved(container, &path));
         state.writers.insert(ino, writer);
-        let handle = self.add_handle(state, ino, true, thread);
+        let handle = self.add_handle(state, ino, true, maker.thread);
         drop(guard);
         self.note_unfinished(ino, &unfinished)?;
         Ok((ino, Opened { handle, keep_cache: true }))

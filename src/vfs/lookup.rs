@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::ContainerId;
 use crate::namespace::inode::{Ino, Kind, ROOT};
+use crate::namespace::names::NAME_MAX;
 use crate::vfs::{Entry, Error, Result, State, Vfs};
 
 /// What a lookup found.
@@ -21,7 +22,7 @@ impl Vfs {
     /// Finds `name` in a directory and counts a reference of the kernel to it.
     ///
     /// # Errors
-    /// `ESTALE` if the directory is gone, or the server's.
+    /// `ENAMETOOLONG`, `ESTALE` if the directory is gone, or the server's.
     pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &OsStr) -> Result<Found> {
         if let Some(result) = self.lookup_now(parent, name) {
             return result;
@@ -59,6 +60,9 @@ impl Vfs {
 
     /// The same from memory; `None` if the server must be asked.
     pub fn lookup_now(&self, parent: Ino, name: &OsStr) -> Option<Result<Found>> {
+        if name.len() > NAME_MAX {
+            return Some(Err(Error::quiet(libc::ENAMETOOLONG)));
+        }
         let mut state = self.state();
         if state.tree.get(parent).is_none() {
             return Some(Err(Error::quiet(libc::ESTALE)));

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-pub use attr::{Attr, Entry, FileKind, SetAttr};
+pub use attr::{Attr, Entry, FileKind, Maker, SetAttr};
 pub use directory::DirEntry;
 pub use drain::Left;
 pub use error::{Error, Result};
@@ -75,6 +75,8 @@ pub struct Config {
     pub uid: u32,
     /// Group of everything.
     pub gid: u32,
+    /// What a user makes belongs to that user; otherwise to `uid` and `gid` as well.
+    pub makers_own: bool,
     /// Permission bits that are taken away.
     pub umask: u32,
     /// Refuse every change with `EROFS`.

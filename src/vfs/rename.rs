@@ -418,10 +418,21 @@ impl State {
     /// The directories that are remembered below one that is renamed.
     pub(super) fn move_directory_records(&mut self, id: &ContainerId, old_path: &str, new_path: &str) {
         let inside = format!("{old_path}/");
-        let known = self.records.container(id).map(|records| records.directories.clone()).unwrap_or_default();
-        for directory in known.iter().filter(|path| *path == old_path || path.starts_with(&inside)) {
+        let moves = |path: &String| *path == old_path || path.starts_with(&inside);
+        let moved = |path: &str| format!("{new_path}{}", &path[old_path.len()..]);
+        let (mut known, mut attributes) = (Vec::new(), Vec::new());
+        if let Some(records) = self.records.container(id) {
+            known.extend(records.directories.iter().filter(|path| moves(path)).cloned());
+            let set = records.directory_attributes.iter().filter(|(path, _)| moves(path));
+            attributes.extend(set.map(|(path, attributes)| (path.clone(), *attributes)));
+        }
+        for directory in &known {
             self.records.set_directory(id, directory, false);
-            self.records.set_directory(id, &format!("{new_path}{}", &directory[old_path.len()..]), true);
+            self.records.set_directory(id, &moved(directory), true);
+        }
+        for (directory, attributes) in attributes {
+            self.records.set_directory(id, &directory, false);
+            self.records.set_directory_attributes(id, &moved(&directory), attributes);
         }
         self.records.set_directory(id, new_path, true);
         for path in [old_path, new_path] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerfs::api::{Client, ClientConfig};
 use containerfs::emulator::{Config as ServerConfig, Emulator, FaultRule, Profile, Quirks};
 use containerfs::namespace::inode::{Ino, ROOT};
-use containerfs::vfs::{Config, Entry, FileKind, Found, Left, NewContainer, Result, SetAttr, Vfs};
+use containerfs::vfs::{Config, Entry, FileKind, Found, Left, Maker, NewContainer, Result, SetAttr, Vfs};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::reference::Bytes;
@@ -65,6 +65,7 @@ impl World {
             write_back: self.write_back,
             uid: 0,
             gid: 0,
+            makers_own: true,
             umask: 0o022,
             read_only: false,
             no_delete: false,
@@ -141,7 +142,7 @@ impl World {
         self.run(async |vfs| {
             let (parent, name) = self.parent(vfs, path).await?;
             let (entry, opened) = if flags & libc::O_CREAT != 0 {
-                vfs.create(parent, OsStr::new(name), 0o644, flags, 0).await?
+                vfs.create(parent, OsStr::new(name), flags, Maker { mode: 0o644, ..Maker::default() }).await?
             } else {
                 let entry = self.find(vfs, path).await?;
                 (entry, vfs.open_file(entry.attr.ino, flags, 0)?)
@@ -179,7 +180,7 @@ impl World {
     pub(crate) fn mkdir(&self, path: &str) -> Result<()> {
         self.run(async |vfs| {
             let (parent, name) = self.parent(vfs, path).await?;
-            vfs.mkdir(parent, OsStr::new(name)).await.map(drop)
+            vfs.mkdir(parent, OsStr::new(name), Maker { mode: 0o755, ..Maker::default() }).await.map(drop)
         })
     }
 

@@ -20,6 +20,7 @@ mod names;
 mod other_servers;
 mod path;
 mod pending;
+mod posix;
 mod privacy;
 mod reading;
 mod scratch;
