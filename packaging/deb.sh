@@ -9,8 +9,9 @@ cargo build --release >&2
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 built="$target/release/containerfs"
 assets="$target/assets"
+rm -rf "$assets"
 mkdir -p "$assets"
-"$built" man >"$assets/containerfs.1"
+"$built" man --output "$assets/man"
 "$built" completions bash >"$assets/containerfs.bash"
 "$built" completions zsh >"$assets/_containerfs"
 "$built" completions fish >"$assets/containerfs.fish"

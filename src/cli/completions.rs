@@ -54,7 +54,11 @@ pub(super) fn completions(args: &Completions) -> Result<()> {
 /// # Errors
 /// Stdout's, or the disk's.
 pub(super) fn man(args: &args::Man) -> Result<()> {
-    let mut command = Cli::command();
+    // `containerfs help` is told by each page itself.
+    let mut command = Cli::command().disable_help_subcommand(true);
+    for group in command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect::<Vec<_>>() {
+        command = command.mut_subcommand(group, |group| group.disable_help_subcommand(true));
+    }
     command.build();
     match &args.output {
         None => output::print(&String::from_utf8_lossy(&whole(&command)?))?,
@@ -65,6 +69,7 @@ pub(super) fn man(args: &args::Man) -> Result<()> {
                 let mut page = Vec::new();
                 let of_its_own = command.clone().display_name(name);
                 Man::new(of_its_own).title(name.to_uppercase()).render(&mut page)?;
+                let page = references_as_files(&page);
                 pages.push((name.to_owned(), page));
                 Ok(())
             })?;
@@ -85,7 +90,11 @@ fn write(directory: &Path, name: &str, page: &[u8]) -> Result<()> {
 fn whole(command: &Command) -> Result<Vec<u8>> {
     let mut page = Vec::new();
     Man::new(command.clone()).render(&mut page)?;
+    page = references_as_files(&page);
     each(command, "", "", &mut |_, spoken, command| {
+        if command.has_subcommands() {
+            return Ok(());
+        }
         page.extend(
             format!(
                 ".SH \"{}\"
@@ -111,7 +120,17 @@ fn whole(command: &Command) -> Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Each command that does something, with the name of its page and the words that call it.
+/// References to pages by the names that their files have.
+fn references_as_files(page: &[u8]) -> Vec<u8> {
+    let page = String::from_utf8_lossy(page);
+    let lines = page.lines().map(|line| {
+        let reference = line.starts_with("containerfs\\-") && line.ends_with("(1)");
+        if reference { line.replace(':', "\\-") } else { line.to_owned() }
+    });
+    lines.flat_map(|line| [line, "\n".to_owned()]).collect::<String>().into_bytes()
+}
+
+/// Each command and group of commands, with the name of its page and the words that call it.
 fn each(
     command: &Command,
     name: &str,
@@ -122,7 +141,8 @@ fn each(
         // A colon means something in the names of files elsewhere.
         let name = format!("{name}-{}", sub.get_name().replace(':', "-"));
         let spoken = format!("{spoken} {}", sub.get_name()).trim_start().to_owned();
-        if sub.has_subcommands() { each(sub, &name, &spoken, work)? } else { work(&name, &spoken, sub)? }
+        work(&name, &spoken, sub)?;
+        each(sub, &name, &spoken, work)?;
     }
     Ok(())
 }

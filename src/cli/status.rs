@@ -92,7 +92,8 @@ fn table(told: &[Value]) -> String {
         table.add_row(["server".to_owned(), text("/server")]);
         let up = Duration::from_secs(number("/uptime_seconds"));
         let ending = if mount["ending"] == json!(true) { ", ending: uploads go on" } else { "" };
-        let since = format!("{} ({}{ending})", text("/since"), humantime::format_duration(up));
+        let since =
+            format!("{} ({}{ending})", to_the_second(&text("/since")), humantime::format_duration(up));
         table.add_row(["since".to_owned(), since]);
         if mount.get("metrics").is_some() {
             table.add_row(["metrics".to_owned(), format!("http://{}/metrics", text("/metrics"))]);
@@ -145,7 +146,7 @@ fn table(told: &[Value]) -> String {
                 let line = if name == "pending" {
                     format!("{}: {}", part("name"), part("reason"))
                 } else {
-                    format!("{} {}: {}", part("at"), part("operation"), part("message"))
+                    format!("{} {}: {}", to_the_second(&part("at")), part("operation"), part("message"))
                 };
                 table.add_row([name.to_owned(), line]);
             }
@@ -154,9 +155,17 @@ fn table(told: &[Value]) -> String {
     table.trim_fmt()
 }
 
+/// A person does not read fractions of a second.
+fn to_the_second(time: &str) -> String {
+    match time.parse::<jiff::Timestamp>().and_then(|time| time.round(jiff::Unit::Second)) {
+        Ok(time) => time.to_string(),
+        Err(_) => time.to_owned(),
+    }
+}
+
 fn hits(hits: u64, misses: u64) -> String {
     match (hits * 100).checked_div(hits + misses) {
-        Some(percent) => format!("{percent} % of {} looks were hits", hits + misses),
+        Some(percent) => format!("{percent} % of {} reads were hits", hits + misses),
         None => "not used yet".to_owned(),
     }
 }

@@ -78,9 +78,9 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Files on disk.
     pub files: u64,
-    /// Lookups that found their file.
+    /// Lookups that found their file, whole.
     pub hits: u64,
-    /// Lookups that did not.
+    /// Files that had to be fetched.
     pub misses: u64,
 }
 
@@ -144,10 +144,7 @@ impl Cache {
             shelves.hits += 1;
             return Some(Cached::Memory(bytes));
         }
-        let Some(entry) = shelves.disk.get(&key.hash) else {
-            shelves.misses += 1;
-            return None;
-        };
+        let entry = shelves.disk.get(&key.hash)?;
         let (path, len, verified) = (entry.path.clone(), entry.len, entry.verified);
         drop(shelves);
         let whole = File::open(&path).and_then(|file| {
@@ -178,10 +175,14 @@ impl Cache {
                     shelves.disk_bytes -= entry.len;
                     let _ = fs::remove_file(entry.path);
                 }
-                shelves.misses += 1;
                 None
             }
         }
+    }
+
+    /// Counts a version that had to be fetched. Looking is no miss: one fetch looks several times.
+    pub fn missed(&self) {
+        self.shelves().misses += 1;
     }
 
     /// Whether the bytes of a version are here, without touching their age.
@@ -424,6 +425,13 @@ mod tests {
         let cache = Cache::open(dir.path(), 1 << 20, 0).unwrap();
         assert_eq!(read(&cache, &key("a", "user")).unwrap(), b"mine");
         assert_eq!(read(&cache, &key("b", "assistant")), None);
+        assert_eq!(
+            (cache.usage().hits, cache.usage().misses),
+            (1, 0),
+            "looking in vain is no miss: a fetch is"
+        );
+        cache.missed();
+        assert_eq!(cache.usage().misses, 1);
     }
 
     #[test]

@@ -247,6 +247,7 @@ impl Downloads {
         if let Some(body) = self.cached(&key) {
             return body;
         }
+        self.cache.missed();
         let temporary =
             self.cache.temporary(&key).inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
         let reader = temporary.as_ref().and_then(|file| file.as_file().try_clone().ok());

@@ -86,7 +86,7 @@ fn describe() {
     describe_counter!("containerfs_received_bytes_total", Unit::Bytes, "Content received");
     describe_counter!("containerfs_sent_bytes_total", Unit::Bytes, "Content sent");
     describe_counter!("containerfs_cache_hits_total", "Files looked for in the cache and found");
-    describe_counter!("containerfs_cache_misses_total", "Files looked for in the cache in vain");
+    describe_counter!("containerfs_cache_misses_total", "Files that had to be fetched");
     describe_gauge!("containerfs_cache_bytes", Unit::Bytes, "Content in the cache");
     describe_gauge!("containerfs_cache_files", "Files in the cache on disk");
     describe_counter!("containerfs_prefetch_files_total", "Files fetched before they were read");

@@ -63,6 +63,8 @@ async fn watch(vfs: Weak<Vfs>) {
             }
             asked.0.insert(container.id.clone(), now);
             match vfs.client.retrieve_container(&container.id).await {
+                // Nothing brings it back, and asking on would cost a request each time.
+                Ok(found) if !found.is_live() => vfs.gone(&container.id),
                 Ok(_) => tracing::debug!(container = %container.id, "kept alive"),
                 Err(error) => {
                     let error = vfs.noticed(&container.id, error.into());

@@ -317,15 +317,20 @@ impl Vfs {
     /// Takes a container that is gone from the server out of the root, and passes the error on.
     fn noticed(&self, container: &ContainerId, error: Error) -> Error {
         if error.is_container_gone() {
-            let mut state = self.state();
-            if let Some(&ino) = state.tree.containers.get(container)
-                && let Some(node) = state.tree.get(ino)
-            {
-                self.invalidate(Invalidation::Entry(node.parent, node.name.clone()));
-                state.tree.unlink(ino);
-            }
+            self.gone(container);
         }
         error
+    }
+
+    /// The directory of a container that is gone goes.
+    fn gone(&self, container: &ContainerId) {
+        let mut state = self.state();
+        if let Some(&ino) = state.tree.containers.get(container)
+            && let Some(node) = state.tree.get(ino)
+        {
+            self.invalidate(Invalidation::Entry(node.parent, node.name.clone()));
+            state.tree.unlink(ino);
+        }
     }
 }
 

@@ -112,5 +112,11 @@ fn the_manual_renders_without_a_warning() {
         assert!(output.status.success() && warnings.is_empty(), "{path}: {warnings}");
         let shown = String::from_utf8_lossy(&output.stdout).replace('\u{8}', "");
         assert!(shown.contains("--log-level") && shown.len() > 1000, "{path}: {shown}");
+        // What a page refers to is there.
+        for word in fs::read_to_string(page).unwrap().split_whitespace().filter(|word| word.ends_with("(1)"))
+        {
+            let referred = format!("{}.1", word.trim_end_matches("(1)").replace('\\', ""));
+            assert!(names.contains(&referred.as_str()), "{path}: {referred}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use containerfs::emulator::Kind;
+use containerfs::emulator::{Fault, FaultRule, Kind};
 
 use crate::env::{on_openai, wait_until};
 
@@ -32,5 +32,42 @@ fn a_container_that_is_used_is_kept_alive_by_one_get_and_one_that_is_merely_show
         assert_eq!(requests.len(), 1, "one cheap GET and nothing else: {requests:?}");
         let used = env.store().containers().into_iter().find(|container| container.name == "used").unwrap();
         assert!(requests[0].path.ends_with(&used.id));
+    });
+}
+
+#[test]
+fn a_container_that_has_expired_is_not_asked_for_again() {
+    on_openai(|env| {
+        let mut ids = Vec::new();
+        for name in ["absent", "expired"] {
+            let mut made =
+                env.command(&["containers", "create", "--name", name, "--expires-after.minutes", "1"]);
+            let made = made.output().unwrap();
+            let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+            ids.push(made["id"].as_str().unwrap().to_owned());
+        }
+        let mount = env.mount(&["--keep-alive", "--ttl", "1h"]);
+        let begun = Instant::now();
+        assert!(mount.names("absent").is_empty() && mount.names("expired").is_empty());
+        // Some servers answer 404 or 400, others with the object.
+        env.store().expire_container(&ids[0]);
+        let object =
+            serde_json::json!({ "id": ids[1], "name": "expired", "status": "expired", "created_at": 1 });
+        let fault = Fault::Status { code: 200, body: Some(object.to_string()), headers: Default::default() };
+        env.emulator.faults().inject(FaultRule {
+            path_contains: Some(ids[1].clone()),
+            ..FaultRule::always(Kind::RetrieveContainer, fault)
+        });
+        env.emulator.forget_requests();
+        // Half of the life, then half of the life once more, in which a failure would be tried again four times.
+        while begun.elapsed() < Duration::from_secs(62) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let requests = env.emulator.requests();
+        for id in ids {
+            let asked = requests.iter().filter(|request| request.path.ends_with(&id)).count();
+            assert_eq!(asked, 1, "{requests:?}");
+        }
+        assert!(mount.names("").is_empty());
     });
 }
