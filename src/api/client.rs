@@ -401,8 +401,11 @@ fn wrong(message: impl fmt::Display) -> Error {
 
 /// Parses a base URL; also tells whether it is on this machine.
 fn base_url(text: &str, insecure_http: bool) -> Result<(Url, bool)> {
-    let url = Url::parse(text.trim())
-        .map_err(|error| wrong(format!("the base URL {text:?} is not a URL: {error}")))?;
+    let url = Url::parse(text.trim()).map_err(|error| {
+        wrong(format!(
+            "the base URL {text:?} is not a URL ({error}): write it like https://api.openai.com/v1"
+        ))
+    })?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("the base URL must not hold a user name or password"));
     }

@@ -19,7 +19,9 @@ pub(super) fn device() -> Result<(), String> {
              `--device /dev/fuse --cap-add SYS_ADMIN`"
                 .to_owned())
         }
-        Err(error) => Err(format!("cannot open /dev/fuse ({error}): ask for access to it, or run as root")),
+        Err(error) => Err(format!(
+            "cannot open /dev/fuse ({error}): `sudo chmod 666 /dev/fuse`, as distributions have it, or run as root"
+        )),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::vfs;
 /// The longest life that the service gives a container, in minutes (API.md "Objects").
 const LIFE_MAX: u64 = 20;
 
+/// What a demo says where it has no place.
+const NO_TEMPORARY: &str = "cannot make a temporary directory";
+
 /// How often it is looked whether an earlier mount has ended.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -30,24 +33,33 @@ pub(super) fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
     let Some(mountpoint) = &args.mountpoint else { return list_mounts() };
     let mountpoint = usable(mountpoint, args.demo)?;
     check_machine(args.allow_other)?;
-    let settings = resolve(args, common, mountpoint)?;
+    let mut settings = resolve(args, common, mountpoint)?;
     let json = common.log_format == LogFormat::Json;
     if args.foreground {
+        let _temporary = settings.keep_nothing().context(NO_TEMPORARY)?;
         logging::start(&common.log_level, json, None).context("cannot log")?;
         return finish(run::run(settings, None));
     }
-    let state_dir = settings.vfs.state_dir.clone();
     match detach().context("cannot go to the background")? {
         Role::Parent(waiter) => match waiter.wait() {
             Ok(()) => Ok(ExitCode::Success),
             Err(message) => bail!(message),
         },
         Role::Child(reporter) => {
+            let _temporary = match settings.keep_nothing() {
+                Ok(temporary) => temporary,
+                Err(error) => {
+                    reporter.failed(&format!("{NO_TEMPORARY}: {error}"));
+                    return Ok(ExitCode::Failed);
+                }
+            };
+            let state_dir = settings.vfs.state_dir.clone();
             let started = crate::content::cache::private_dir(&state_dir).and_then(|()| {
                 logging::start(&common.log_level, json, Some(&state_dir.join("containerfs.log")))
             });
             if let Err(error) = started {
-                reporter.failed(&format!("cannot log to {}: {error}", state_dir.display()));
+                let state_dir = state_dir.display();
+                reporter.failed(&format!("cannot use {state_dir} ({error}): name another with --state-dir"));
                 return Ok(ExitCode::Failed);
             }
             // The parent prints what goes wrong.
@@ -86,7 +98,7 @@ fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
         eprintln!("containerfs: cleared the dead mount that was left at {shown}");
     }
     match fs::metadata(mountpoint) {
-        Ok(found) if !found.is_dir() => bail!("{shown} is not a directory"),
+        Ok(found) if !found.is_dir() => bail!("{shown} is not a directory: mount on an empty directory"),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
             fs::create_dir_all(mountpoint).with_context(|| format!("cannot make {shown}"))?;
@@ -102,9 +114,15 @@ fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
     if mounts::topmost_at(&canonical)?.is_some_and(|entry| entry.is_ours()) {
         bail!("{shown} is a containerfs mount already: `containerfs unmount {shown}` ends it");
     }
+    if let Some(around) = mounts::around(&canonical)? {
+        bail!("{shown} lies in the containerfs mount {}: mount elsewhere", around.display());
+    }
     let mut entries = fs::read_dir(&canonical).with_context(|| format!("cannot read {shown}"))?;
     if entries.next().is_some() {
         bail!("the mountpoint {shown} is not empty: mount on an empty directory");
+    }
+    if nix::unistd::access(&canonical, nix::unistd::AccessFlags::W_OK).is_err() {
+        bail!("{shown} is not yours to write to: mount on a directory of your own");
     }
     Ok(canonical)
 }

@@ -56,6 +56,9 @@ pub(super) fn tell_left(left: &[Left]) {
     for item in left {
         eprintln!("  {}: {}", escaped(&item.name), escaped(&item.reason));
     }
+    eprintln!(
+        "`containerfs pending` lists what is left, saves it elsewhere, sends it again, or throws it away"
+    );
 }
 
 #[cfg(test)]

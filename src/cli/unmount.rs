@@ -42,6 +42,9 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     }
     let at = mounts::absolute(&args.mountpoint).with_context(|| format!("{shown} does not exist"))?;
     let Some(entry) = mounts::topmost_at(&at)?.filter(Entry::is_ours) else {
+        if let Some(around) = mounts::around(&at)? {
+            bail!("{shown} lies in the mount {0}: `containerfs unmount {0}` ends it", around.display());
+        }
         bail!("{shown} is not a containerfs mount; `containerfs mount` lists them");
     };
     let question =

@@ -29,12 +29,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the kernel may take to let go of the mount.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
 
-/// What a demo needs for as long as it lives.
-struct Demo {
-    _emulator: Emulator,
-    _state: tempfile::TempDir,
-}
-
 /// Mounts, serves until the end, and drains. Returns what is not on the server.
 ///
 /// # Errors
@@ -75,7 +69,7 @@ struct Mounted {
     unmounts: mpsc::UnboundedReceiver<UnmountRequest>,
     drain_timeout: Duration,
     socket: Option<control::Socket>,
-    demo: Option<Demo>,
+    demo: Option<Emulator>,
 }
 
 async fn start(mut settings: Settings) -> Result<Mounted, String> {
@@ -191,19 +185,15 @@ fn tell_systemd(state: NotifyState<'_>) {
     }
 }
 
-/// An emulator inside the process, with sample containers and state that goes with it.
-async fn demo(settings: &mut Settings) -> Result<Demo, String> {
-    let state = tempfile::Builder::new().prefix("containerfs-demo-").tempdir();
-    let state = state.map_err(|error| format!("cannot make a temporary directory: {error}"))?;
+/// An emulator inside the process, with sample containers.
+async fn demo(settings: &mut Settings) -> Result<Emulator, String> {
     let listen = ([127, 0, 0, 1], 0).into();
     let emulator = Emulator::start(emulator::Config::new(Profile::Openai), listen).await;
     let emulator = emulator.map_err(|error| format!("cannot start the demo's server: {error}"))?;
     emulator::demo::populate(emulator.store());
     settings.client.base_url = emulator.base_url();
     settings.client.api_key = Some("sk-demo".to_owned().into());
-    settings.vfs.cache_dir = state.path().join("cache");
-    settings.vfs.state_dir = state.path().join("state");
-    Ok(Demo { _emulator: emulator, _state: state })
+    Ok(emulator)
 }
 
 /// Why the first call failed, and what to do about it.

@@ -1,5 +1,6 @@
 //! Everything that a mount was told, resolved and checked.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::vfs;
 pub struct Settings {
     /// The directory, canonical.
     pub mountpoint: PathBuf,
-    /// Whether the server is inside the process.
+    /// Whether the server is inside the process, and nothing is kept.
     pub demo: bool,
     /// The server.
     pub client: ClientConfig,
@@ -25,4 +26,21 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// How long the end may take.
     pub drain_timeout: Duration,
+}
+
+impl Settings {
+    /// A demo's cache, state and log go into a directory of its own, which goes when what is returned does. Not to be
+    /// called before the fork: both sides would remove it.
+    ///
+    /// # Errors
+    /// There is no place for temporary directories.
+    pub fn keep_nothing(&mut self) -> io::Result<Option<tempfile::TempDir>> {
+        if !self.demo {
+            return Ok(None);
+        }
+        let dir = tempfile::Builder::new().prefix("containerfs-demo-").tempdir()?;
+        self.vfs.cache_dir = dir.path().join("cache");
+        self.vfs.state_dir = dir.path().join("state");
+        Ok(Some(dir))
+    }
 }

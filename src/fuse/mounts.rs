@@ -51,6 +51,17 @@ pub fn topmost_at(mountpoint: &Path) -> io::Result<Option<Entry>> {
     Ok(all()?.into_iter().rfind(|entry| entry.mountpoint == mountpoint))
 }
 
+/// The containerfs mount in which the absolute `path` lies, if it lies in one and is not its root.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn around(path: &Path) -> io::Result<Option<PathBuf>> {
+    let holds = |entry: &Entry| entry.mountpoint != path && path.starts_with(&entry.mountpoint);
+    let innermost =
+        all()?.into_iter().filter(holds).max_by_key(|entry| entry.mountpoint.components().count());
+    Ok(innermost.filter(Entry::is_ours).map(|entry| entry.mountpoint))
+}
+
 /// Whether `path` is a mountpoint whose filesystem has died.
 pub fn is_stale(path: &Path) -> bool {
     // For a while the kernel still has the attributes of a root that is dead; what statfs(2) tells it asks each time.

@@ -223,7 +223,7 @@ impl Vfs {
             }
         };
         match &node.kind {
-            Kind::Root(_) => directory(0),
+            Kind::Root(_) => directory(self.since.as_second()),
             Kind::Container(container) => directory(container.container.created_at),
             Kind::Directory(inside) => {
                 directory(state.tree.container(inside.container).map_or(0, |c| c.container.created_at))

@@ -34,7 +34,7 @@ mod writer;
 mod xattr;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -201,12 +201,14 @@ impl Vfs {
     /// The server's refusal (a wrong key, say), an unknown `--container`, or a state or cache directory that
     /// cannot be used.
     pub async fn open(client: Client, config: Config) -> Result<Arc<Self>> {
-        cache::private_dir(&config.state_dir)?;
+        let state_dir = &config.state_dir;
+        cache::private_dir(state_dir).map_err(|error| unusable(state_dir, "--state-dir", &error))?;
         let records = Records::open(&config.state_dir)?;
         let scratch = Scratch::new(&config.scratch)
             .map_err(|error| Error::told(libc::EINVAL, format!("--scratch: {error}")))?;
         let journal = Journal::open(&config.state_dir)?;
-        let cache = Arc::new(Cache::open(&config.cache_dir, config.cache_size, config.memory_cache)?);
+        let cache = Cache::open(&config.cache_dir, config.cache_size, config.memory_cache);
+        let cache = Arc::new(cache.map_err(|error| unusable(&config.cache_dir, "--cache-dir", &error))?);
         let started = Instant::now();
         let tree = match &config.container {
             None => {
@@ -334,6 +336,12 @@ impl Vfs {
     }
 }
 
+/// A directory with which nothing can begin, and what to do about it.
+fn unusable(directory: &Path, flag: &str, error: &std::io::Error) -> Error {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    Error::told(errno, format!("cannot use {} ({error}): name another with {flag}", directory.display()))
+}
+
 async fn find_container(client: &Client, wanted: &str) -> Result<Container> {
     match client.retrieve_container(&ContainerId::from(wanted)).await {
         Ok(container) if container.is_live() => return Ok(container),
@@ -347,8 +355,10 @@ async fn find_container(client: &Client, wanted: &str) -> Result<Container> {
     }
     let mut named: Vec<Container> = client.all_containers().await?;
     named.retain(|container| container.is_live() && container.name == wanted);
-    named
-        .into_iter()
-        .min_by_key(|container| container.created_at)
-        .ok_or_else(|| Error::told(libc::ENOENT, format!("there is no live container {wanted:?}")))
+    named.into_iter().min_by_key(|container| container.created_at).ok_or_else(|| {
+        Error::told(
+            libc::ENOENT,
+            format!("there is no live container {wanted:?}: `containerfs containers list` shows them"),
+        )
+    })
 }

@@ -72,7 +72,13 @@ fn what_is_missing_is_told_with_what_to_do() {
             env.command(&["mount"]).arg(&dir).env("OPENAI_BASE_URL", "http://10.1.2.3/v1").output().unwrap();
         refused(env, &output, &["--insecure-http"]);
         let output = env.command(&["mount", "--container", "absent"]).arg(&dir).output().unwrap();
-        refused(env, &output, &["absent"]);
+        refused(env, &output, &["absent", "containers list"]);
+        let output = env.command(&["mount", "--state-dir", "/proc/state"]).arg(&dir).output().unwrap();
+        refused(env, &output, &["/proc/state", "--state-dir"]);
+        let output = env.command(&["mount", "--cache-dir", "/proc/cache"]).arg(&dir).output().unwrap();
+        refused(env, &output, &["/proc/cache", "--cache-dir"]);
+        let output = env.command(&["mount"]).arg(&dir).env("OPENAI_BASE_URL", "foo").output().unwrap();
+        refused(env, &output, &["foo", "https://api.openai.com/v1"]);
         let output = env.command(&["mount", "--nonsense"]).arg(&dir).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
     });
@@ -102,6 +108,22 @@ fn a_mount_goes_to_the_background_and_unmount_ends_it() {
         assert_eq!(env.bytes_on_server(&id, "f"), b"x");
         let output = env.command(&["unmount"]).arg(&dir).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
+    });
+}
+
+#[test]
+fn a_mount_does_not_go_into_a_mount() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        let inside = mount.path("c/d");
+        fs::create_dir(&inside).unwrap();
+        for command in ["mount", "unmount"] {
+            let output = env.command(&[command]).arg(&inside).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("lies in the") && said.contains(mount.dir.to_str().unwrap()), "{said}");
+        }
     });
 }
 
@@ -233,6 +255,9 @@ fn the_demo_needs_nothing() {
         fs::write(dir.join("auto/note.txt"), "hi").unwrap();
         assert_eq!(fs::read(dir.join("auto/note.txt")).unwrap(), b"hi");
         assert!(env.command(&["unmount"]).arg(&dir).status().unwrap().success());
+        for kept in ["state", "cache"] {
+            assert!(!env.dir.path().join(kept).exists(), "a demo keeps nothing, no log either");
+        }
     });
 }
 

@@ -63,7 +63,7 @@ fn what_is_left_is_named_by_its_place_in_the_mount() {
         let output = env.command(&["unmount", "--timeout", "500ms"]).arg(&mount.dir).output().unwrap();
         let told = told(&output);
         assert_eq!(output.status.code(), Some(3), "{told}");
-        for line in ["kept for the next mount", "  one/sub/f: ", "  other/f: "] {
+        for line in ["kept for the next mount", "containerfs pending", "  one/sub/f: ", "  other/f: "] {
             assert!(told.contains(line), "{line}: {told}");
         }
         let listed = env.command(&["pending", "list"]).output().unwrap();
