@@ -18,6 +18,11 @@ test:
 demo:
     cargo run --release -- mount --demo ~/containers
 
+# Records docs/demo.svg anew: real commands on a terminal of their own.
+record:
+    cargo build --release
+    docs/demo.py target/release/containerfs
+
 # Real mounts next to other ways to the same bytes; rows by name, `just bench cp-50 ls`.
 bench *ARGS:
     cargo bench --bench real -- {{ARGS}}

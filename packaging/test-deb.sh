@@ -25,7 +25,8 @@ say "installed: $(containerfs --version), $(dpkg-query -W -f '${Installed-Size} 
 
 man_says=$(MANPAGER=cat man --warnings containerfs 2>&1 >/dev/null)
 [ -z "$man_says" ] || { echo "man warns: $man_says" >&2; exit 1; }
-say "the manual page renders without warnings"
+man -w containerfs-mount containerfs-containers-files-create >/dev/null
+say "the manual page renders without warnings, and each command has one"
 for file in /usr/share/bash-completion/completions/containerfs /usr/share/zsh/vendor-completions/_containerfs \
     /usr/share/fish/vendor_completions.d/containerfs.fish /etc/containerfs/config.toml; do
     [ -s "$file" ] || { echo "$file is missing" >&2; exit 1; }
@@ -53,9 +54,9 @@ echo 'one more line' >>"$mnt/quarterly-report/report.md"
 umount "$mnt"
 say "mount -t fuse.containerfs: listed, appended to, unmounted"
 
-echo "quarterly-report $mnt fuse.containerfs noauto,_netdev,allow_other,nofail,$options 0 0" >"$work/fstab"
-until mount -T "$work/fstab" "$mnt"; do sleep 0.2; done
+echo "quarterly-report $mnt fuse.containerfs _netdev,allow_other,nofail,$options 0 0" >"$work/fstab"
+mount -a -T "$work/fstab"
 grep -q 'one more line' "$mnt/report.md"
 findmnt -n -o SOURCE,FSTYPE "$mnt" | sed 's/^/ok: findmnt: /'
 umount "$mnt"
-say "a line of /etc/fstab: what was written before is there"
+say "mount -a with a line of /etc/fstab: what was written before is there"

@@ -163,3 +163,19 @@ fn the_configuration_page_has_every_command_with_its_flags_and_no_other() {
     }
     assert_eq!(told, defined);
 }
+
+#[test]
+fn the_picture_of_the_readme_shows_commands_that_there_are() {
+    assert!(read("README.md").contains("(docs/demo.svg)"));
+    let (script, picture) = (read("docs/demo.py"), read("docs/demo.svg"));
+    let list = script.split_once("COMMANDS = [\n").unwrap().1.split_once("\n]").unwrap().0;
+    let typed: Vec<&str> = list.lines().map(|line| line.trim().trim_matches([',', '"'])).collect();
+    assert!(typed.len() > 5, "{typed:?}");
+    for line in typed {
+        let shown = line.replace('&', "&amp;").replace('>', "&gt;");
+        assert!(picture.contains(&format!(">{shown}</text>")), "{line}: record docs/demo.svg anew");
+        for part in line.split(" && ").filter(|part| part.starts_with("containerfs ")) {
+            command().try_get_matches_from(part.split(' ')).unwrap();
+        }
+    }
+}

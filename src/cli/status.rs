@@ -83,6 +83,9 @@ fn table(told: &[Value]) -> String {
             Some(value) => value.to_string(),
             None => "-".to_owned(),
         };
+        if table.row_count() > 0 {
+            table.add_row([""]);
+        }
         table.add_row(["mount".to_owned(), text("/mountpoint")]);
         if mount.get("error").is_some() {
             table.add_row(["error".to_owned(), text("/error")]);
