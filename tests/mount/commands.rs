@@ -63,6 +63,32 @@ fn a_container_is_made_with_every_flag_shown_and_deleted() {
 }
 
 #[test]
+fn files_and_skills_of_a_new_container_are_flags_that_repeat() {
+    on_servers(|env| {
+        let ids = ["file-AAAAAAAAAAAAAAAAAAAAAA", "file-BBBBBBBBBBBBBBBBBBBBBB"];
+        for id in ids {
+            env.store().register_api_file(id, "data.csv", b"1,2");
+        }
+        let common = ["containers", "create", "--name", "c", "--network-policy", "disabled"];
+        let files = ["--file-id", ids[0], "--file-id", ids[1]];
+        let skills = [
+            "--skill.type=skill_reference",
+            "--skill.skill-id=s1",
+            "--skill.version=2",
+            "--skill",
+            r#"{"type":"inline","name":"n","description":"d","source":{"type":"base64","media_type":"application/zip","data":"UEsFBg=="}}"#,
+        ];
+        let made = json(env, &[&common[..], &files, &skills].concat());
+        assert_eq!(made["network_policy"]["type"], "disabled");
+        let id = made["id"].as_str().unwrap();
+        assert_eq!(env.store().files(id).len(), 2);
+        // The server looks at each skill: one that lacks its id is refused.
+        let output = run(env, &[&common[..], &["--skill.type", "skill_reference"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+}
+
+#[test]
 fn every_byte_goes_up_and_comes_down() {
     on_servers(|env| {
         let id = env.container("c");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::json;
+use super::{json, policy};
 
 /// `containerfs containers`.
 #[derive(Debug, Subcommand)]
@@ -32,8 +32,8 @@ pub enum Containers {
         /// 1g, 4g, 16g or 64g.
         #[arg(long, value_name = "SIZE")]
         memory_limit: Option<String>,
-        /// {"type":"disabled"} or {"type":"allowlist","allowed_domains":[…]}.
-        #[arg(long, value_name = "JSON", value_parser = json)]
+        /// `disabled`, or {"type":"allowlist","allowed_domains":[…]}.
+        #[arg(long, value_name = "JSON", value_parser = policy)]
         network_policy: Option<serde_json::Value>,
         /// A skill, by reference or inline; may be repeated.
         #[arg(long, value_name = "JSON", value_parser = json)]
