@@ -12,6 +12,7 @@
 //! | [`content`] | bytes that are: the cache, one download a file |
 //! | [`namespace`] | server paths to shown names, inodes, listings and their freshness |
 //! | [`api`] | the nine operations over HTTP; knows no files and no FUSE |
+//! | [`private`] | directories and files that are one user's alone |
 //! | [`emulator`] | the API as a server, for tests, the demo and other people's clients |
 pub mod api;
 pub mod cli;
@@ -21,4 +22,5 @@ pub mod emulator;
 pub mod fuse;
 pub mod journal;
 pub mod namespace;
+pub mod private;
 pub mod vfs;

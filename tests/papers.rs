@@ -47,6 +47,53 @@ fn every_test_that_the_semantics_name_exists() {
     assert!(absent.is_empty(), "named and absent: {absent:?}");
 }
 
+/// The `unsafe` of each file below `src`, comments and lints aside.
+fn unsafe_below(directory: &Path, found: &mut BTreeMap<String, usize>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            unsafe_below(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let code = text.lines().map(|line| line.split("//").next().unwrap());
+        let count =
+            code.map(|line| line.matches("unsafe {").count() + line.matches("unsafe fn").count()).sum();
+        if count > 0 && path.extension().is_some_and(|extension| extension == "rs") {
+            let shown = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+            found.insert(shown, count);
+        }
+    }
+}
+
+#[test]
+fn the_security_page_counts_every_unsafe_block() {
+    let mut found = BTreeMap::new();
+    unsafe_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    let told = rows(&read("docs/security.md"), "Unsafe code");
+    let told: BTreeMap<String, usize> =
+        told.iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].parse().unwrap())).collect();
+    assert!(!found.is_empty());
+    assert_eq!(told, found);
+}
+
+#[test]
+fn every_crate_comes_from_where_deny_toml_allows() {
+    let deny: toml::Table = read("deny.toml").parse().unwrap();
+    let sources = deny["sources"].as_table().unwrap();
+    assert_eq!(sources["unknown-registry"].as_str(), Some("deny"));
+    let allowed = sources["allow-registry"].as_array().unwrap();
+    let allowed: Vec<String> =
+        allowed.iter().map(|registry| format!("registry+{}", registry.as_str().unwrap())).collect();
+    let lock: toml::Table = read("Cargo.lock").parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let sources = packages.iter().filter_map(|package| package.get("source")?.as_str());
+    assert!(packages.len() > 100);
+    for source in sources {
+        assert!(allowed.iter().any(|registry| registry == source), "{source}");
+    }
+}
+
 /// The words in backticks that begin with two dashes, without the dashes.
 fn flags_in(text: &str) -> BTreeSet<String> {
     text.split("--")

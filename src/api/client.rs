@@ -36,7 +36,7 @@ const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Where and as whom to call.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientConfig {
     /// Up to and including `/v1`.
     pub base_url: String,
@@ -56,6 +56,25 @@ pub struct ClientConfig {
     pub max_requests_per_minute: Option<u32>,
     /// Allow `http://` to hosts other than this one.
     pub insecure_http: bool,
+}
+
+impl fmt::Debug for ClientConfig {
+    /// Without what may be secret: the key, the values of headers, and what a URL says before its host.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.custom_headers.iter().map(|(name, _)| name.as_str()).collect();
+        let host = self.base_url.rsplit('@').next().unwrap_or_default();
+        f.debug_struct("ClientConfig")
+            .field("base_url", &host)
+            .field("api_key", &self.api_key)
+            .field("organization", &self.organization)
+            .field("project", &self.project)
+            .field("custom_headers", &names)
+            .field("timeout", &self.timeout)
+            .field("max_connections", &self.max_connections)
+            .field("max_requests_per_minute", &self.max_requests_per_minute)
+            .field("insecure_http", &self.insecure_http)
+            .finish()
+    }
 }
 
 impl Default for ClientConfig {

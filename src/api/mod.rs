@@ -15,7 +15,7 @@ mod upload;
 
 pub use client::{Client, ClientConfig};
 pub use error::{Error, ErrorKind};
-pub use model::{Container, ContainerId, File, FileId};
+pub use model::{Container, ContainerId, File, FileId, NetworkPolicy};
 pub use paging::Cursors;
 pub use raw::Raw;
 

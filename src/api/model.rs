@@ -196,6 +196,17 @@ pub struct ListParams {
     pub name: Option<String>,
 }
 
+/// What a new container may reach, as the API takes it. Its `domain_secrets` are secrets, and nothing prints it.
+#[derive(Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct NetworkPolicy(pub serde_json::Value);
+
+impl fmt::Debug for NetworkPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkPolicy").field("type", &self.0["type"]).finish_non_exhaustive()
+    }
+}
+
 /// Parameters of a new container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CreateContainer {
@@ -212,7 +223,7 @@ pub struct CreateContainer {
     pub memory_limit: Option<String>,
     /// What the container may reach.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub network_policy: Option<serde_json::Value>,
+    pub network_policy: Option<NetworkPolicy>,
     /// Skills by reference or inline.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skills: Vec<serde_json::Value>,

@@ -417,3 +417,20 @@ async fn a_server_that_repeats_the_key_does_not_make_us_tell_it() {
         }
     }
 }
+
+#[test]
+fn what_is_secret_is_in_no_debug_output() {
+    let config = ClientConfig {
+        base_url: "https://me:hush@example.com/v1".to_owned(),
+        api_key: Some("sk-hush".to_owned().into()),
+        custom_headers: ClientConfig::parse_custom_headers("api-key: hush"),
+        ..ClientConfig::default()
+    };
+    let policy = serde_json::json!({"type": "allowlist", "domain_secrets": [{"domain": "a.org", "name": "K", "value": "hush"}]});
+    let shown = format!("{config:?} {:?}", crate::api::NetworkPolicy(policy));
+    assert!(!shown.contains("hush"), "{shown}");
+    assert!(
+        shown.contains("example.com") && shown.contains("api-key") && shown.contains("allowlist"),
+        "{shown}"
+    );
+}

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use secrecy::SecretString;
+
+use crate::api::NetworkPolicy;
 
 mod operations;
 
@@ -36,7 +39,7 @@ pub struct Cli {
 pub struct Common {
     /// API key. Shows in `ps`: better the environment or --api-key-file.
     #[arg(long, global = true, env = "OPENAI_API_KEY", hide_env_values = true, value_name = "KEY")]
-    pub api_key: Option<String>,
+    pub api_key: Option<SecretString>,
     /// File that holds the API key.
     #[arg(long, global = true, env = "OPENAI_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
@@ -209,7 +212,7 @@ pub struct Mount {
     pub expires_after: Option<Duration>,
     /// Network policy of containers that mkdir makes: `disabled`, or JSON as the API takes it.
     #[arg(long, value_name = "POLICY", value_parser = policy)]
-    pub network_policy: Option<serde_json::Value>,
+    pub network_policy: Option<NetworkPolicy>,
     /// Serve metrics for Prometheus at http://ADDR/metrics; port 0 takes a free one, which `status` tells.
     #[arg(
         long,
@@ -419,11 +422,13 @@ fn octal(text: &str) -> Result<u32, String> {
     }
 }
 
-fn policy(text: &str) -> Result<serde_json::Value, String> {
+fn policy(text: &str) -> Result<NetworkPolicy, String> {
     if text == "disabled" {
-        return Ok(serde_json::json!({ "type": "disabled" }));
+        return Ok(NetworkPolicy(serde_json::json!({ "type": "disabled" })));
     }
-    serde_json::from_str(text).map_err(|error| format!("neither `disabled` nor JSON: {error}"))
+    serde_json::from_str(text)
+        .map(NetworkPolicy)
+        .map_err(|error| format!("neither `disabled` nor JSON: {error}"))
 }
 
 #[cfg(test)]
@@ -458,7 +463,7 @@ mod tests {
         let Command::Mount(mount) = cli.command else { panic!() };
         assert_eq!((mount.ttl, mount.timeout), (Duration::from_millis(500), Duration::from_secs(2)));
         assert_eq!((mount.umask, mount.cache_size), (Some(0o27), ByteSize::mib(1)));
-        assert_eq!(mount.network_policy.unwrap()["type"], "disabled");
+        assert_eq!(mount.network_policy.unwrap().0["type"], "disabled");
         assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--umask", "9"]).is_err());
         assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--max-connections", "0"]).is_err());
     }

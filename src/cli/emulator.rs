@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use secrecy::SecretString;
 
 use crate::cli::args::{self, Common};
 use crate::cli::exit_codes::ExitCode;
@@ -15,7 +16,11 @@ use crate::emulator::{Config, Emulator, Profile, demo};
 ///
 /// # Errors
 /// The address is taken, or the data directory cannot be used.
-pub(super) fn emulator(args: &args::Emulator, common: &Common, key: Option<String>) -> Result<ExitCode> {
+pub(super) fn emulator(
+    args: &args::Emulator,
+    common: &Common,
+    key: Option<SecretString>,
+) -> Result<ExitCode> {
     logging::start(&common.log_level, common.log_format == args::LogFormat::Json, None)?;
     let mut config = Config::new(match args.profile {
         args::Profile::Openai => Profile::Openai,
@@ -29,7 +34,7 @@ pub(super) fn emulator(args: &args::Emulator, common: &Common, key: Option<Strin
     config.data_dir.clone_from(&args.data_dir);
     config.latency = args.latency.unwrap_or(Duration::ZERO);
     config.admin = args.admin;
-    config.api_key = key.map(Into::into);
+    config.api_key = key;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let mut signals = Signals::new()?;
         let emulator = Emulator::start(config, args.listen).await;

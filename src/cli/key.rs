@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::args::Common;
 
@@ -16,7 +16,7 @@ use crate::cli::args::Common;
 pub(super) fn resolve(common: &Common) -> Result<SecretString> {
     let given = match (&common.api_key_file, &common.api_key) {
         (Some(file), _) => from_file(file)?,
-        (None, Some(key)) => key.trim().to_owned(),
+        (None, Some(key)) => key.expose_secret().trim().to_owned(),
         (None, None) => String::new(),
     };
     if given.is_empty() {
@@ -40,8 +40,6 @@ fn from_file(file: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-
     use super::*;
 
     fn common(args: &[&str]) -> Common {
@@ -59,6 +57,12 @@ mod tests {
         assert_eq!(resolve(&both).unwrap().expose_secret(), "sk-file");
         let flag = common(&["--api-key", " sk-flag "]);
         assert_eq!(resolve(&flag).unwrap().expose_secret(), "sk-flag");
+    }
+
+    #[test]
+    fn the_flags_do_not_print_the_key() {
+        let shown = format!("{:?}", common(&["--api-key", "sk-flag"]));
+        assert!(shown.contains("api_key") && !shown.contains("sk-flag"), "{shown}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::cli::{directories, key, machine, output, server, status};
 use crate::daemon::background::{Role, detach};
 use crate::daemon::{Settings, logging, run};
 use crate::fuse::{Options, mounts};
+use crate::private;
 use crate::vfs;
 
 /// The longest life that the service gives a container, in minutes (API.md "Objects").
@@ -54,7 +55,7 @@ pub(super) fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
                 }
             };
             let state_dir = settings.vfs.state_dir.clone();
-            let started = crate::content::cache::private_dir(&state_dir).and_then(|()| {
+            let started = private::base(&state_dir).and_then(|()| {
                 logging::start(&common.log_level, json, Some(&state_dir.join("containerfs.log")))
             });
             if let Err(error) = started {

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use sha2::{Digest, Sha256};
 
-use crate::api;
+use crate::{api, private};
 
 /// Files up to this many bytes are also kept in memory.
 const SMALL: u64 = 128 << 10;
@@ -101,9 +101,9 @@ impl Cache {
     /// # Errors
     /// The directory cannot be made or read.
     pub fn open(dir: &Path, disk_limit: u64, memory_limit: u64) -> io::Result<Self> {
-        private_dir(dir)?;
+        private::directory(dir)?;
         let durable = dir.join("files");
-        private_dir(&durable)?;
+        private::directory(&durable)?;
         clear_dead_mounts(dir);
         let private = fs::Permissions::from_mode(0o700);
         let volatile = tempfile::Builder::new().prefix("mount-").permissions(private).tempdir_in(dir)?;
@@ -147,7 +147,7 @@ impl Cache {
         let entry = shelves.disk.get(&key.hash)?;
         let (path, len, verified) = (entry.path.clone(), entry.len, entry.verified);
         drop(shelves);
-        let whole = File::open(&path).and_then(|file| {
+        let whole = private::open(&path, OpenOptions::new().read(true)).and_then(|file| {
             if !verified {
                 verify(&file, &path, len)?;
             }
@@ -309,14 +309,6 @@ impl Cache {
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Makes a directory that its owner alone can enter.
-///
-/// # Errors
-/// It cannot be made.
-pub fn private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 fn entry_name(hash: &str, len: u64, sha256: &[u8]) -> String {

@@ -1,7 +1,8 @@
 //! The socket through which `unmount` and `status` speak with a mount: one JSON object a line.
 //!
 //! It lies in a directory that only its user can enter, under a name made of the mount's device number, so that
-//! whoever sees the mount can find it.
+//! whoever sees the mount can find it. Both sides ask the kernel who the other one is: its user and root are heard and
+//! believed, nobody else.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,12 +13,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, unix::OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::content::cache::private_dir;
+use crate::private;
 use crate::vfs::{Left, Progress, Status, Vfs};
 
 /// How often progress is told.
@@ -106,7 +108,7 @@ pub fn listen(
 ) -> io::Result<Socket> {
     let path = directories()
         .into_iter()
-        .find(|dir| private_dir(dir).is_ok())
+        .find(|dir| private::directory(dir).is_ok())
         .ok_or_else(|| io::Error::other("there is no directory for the control socket"))?
         .join(name_of(device));
     // Device numbers are used again; no live mount has this one.
@@ -116,6 +118,13 @@ pub fn listen(
     let ino = fs::symlink_metadata(&path)?.ino();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            match stream.peer_cred() {
+                Ok(peer) if private::may_speak(peer.uid()) => {}
+                peer => {
+                    tracing::warn!(?peer, "somebody else knocked at the control socket");
+                    continue;
+                }
+            }
             let (vfs, unmounts) = (vfs.clone(), unmounts.clone());
             tokio::spawn(async move {
                 if let Err(error) = answer(stream, &vfs, metrics, &unmounts).await {
@@ -181,6 +190,14 @@ impl Connection {
         for dir in directories() {
             match UnixStream::connect(dir.join(name_of(device))) {
                 Ok(mut stream) => {
+                    let peer = getsockopt(&stream, PeerCredentials)?;
+                    if !private::may_speak(peer.uid()) {
+                        last = io::Error::new(
+                            io::ErrorKind::PermissionDenied,
+                            "somebody else answers for the mount",
+                        );
+                        continue;
+                    }
                     let mut line = serde_json::to_vec(question)?;
                     line.push(b'\n');
                     stream.write_all(&line)?;

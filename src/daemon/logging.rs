@@ -2,12 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use crate::private;
 
 /// A log file that is longer than this many bytes begins anew.
 const LOG_MAX: u64 = 10 << 20;
@@ -22,11 +23,12 @@ pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
     let (writer, colours) = match file {
         None => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal() && no_color_unset()),
         Some(path) => {
-            let long = std::fs::metadata(path).is_ok_and(|log| log.len() > LOG_MAX);
+            let long = std::fs::symlink_metadata(path).is_ok_and(|log| log.len() > LOG_MAX);
             let mut options = OpenOptions::new();
-            options.create(true).mode(0o600);
-            let file =
-                if long { options.write(true).truncate(true) } else { options.append(true) }.open(path)?;
+            let file = private::open(path, options.create(true).append(true))?;
+            if long {
+                file.set_len(0)?;
+            }
             (BoxMakeWriter::new(file), false)
         }
     };

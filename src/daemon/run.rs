@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, setrlimit};
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
@@ -18,6 +17,7 @@ use crate::api::{Client, ErrorKind};
 use crate::emulator::{self, Emulator, Profile};
 use crate::fuse::{self, Session};
 use crate::journal;
+use crate::private;
 use crate::vfs::{self, Left, Vfs};
 
 /// Threads of the runtime: they wait for the network and the disk, not for the processor.
@@ -34,8 +34,6 @@ const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A sentence that says why the mount did not come about; it has been given to `report`, if there is one.
 pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, String> {
-    // A core dump would hold the key.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let runtime = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let left = runtime.block_on(async move {
@@ -86,6 +84,10 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let demo = if settings.demo { Some(demo(&mut settings).await?) } else { None };
     let client = Client::new(&settings.client).map_err(|error| error.message)?;
     let mut config = settings.vfs;
+    for (dir, flag) in [(&config.state_dir, "--state-dir"), (&config.cache_dir, "--cache-dir")] {
+        private::base(dir)
+            .map_err(|error| format!("cannot use {} ({error}): name another with {flag}", dir.display()))?;
+    }
     config.cache_dir = config.cache_dir.join(client.account());
     config.state_dir = config.state_dir.join(client.account());
     let server = client.base_url().to_owned();
@@ -130,7 +132,8 @@ impl Mounted {
         tokio::select! {
             () = self.session.ended() => tracing::info!("unmounted from outside"),
             () = self.signals.next() => tracing::info!("ended by a signal"),
-            request = self.unmounts.recv() => asked = request,
+            // Without a socket nobody will ever ask.
+            Some(request) = self.unmounts.recv() => asked = Some(request),
         }
         let within = asked.as_ref().and_then(|request| request.within).unwrap_or(self.drain_timeout);
         tell_systemd(NotifyState::Stopping);

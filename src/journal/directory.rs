@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::journal::intent::{Intent, Noted};
 use crate::journal::stage::Staging;
+use crate::private;
 
 /// There while a mount is ending.
 const DRAINING: &str = "draining";
@@ -32,7 +33,7 @@ impl Journal {
     /// It cannot be made or locked.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
         let root = state_dir.join("journal");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        private::directory(&root)?;
         // Made under a hidden name and locked before it is shown: no other mount can adopt it half made.
         let private = fs::Permissions::from_mode(0o700);
         let hidden = tempfile::Builder::new().prefix(".new-").permissions(private).tempdir_in(&root)?.keep();
@@ -106,7 +107,8 @@ impl Journal {
     /// Tells mounts that start from now on that this one is ending: what it has comes to the server before they
     /// look.
     pub fn begin_draining(&self) {
-        if let Err(error) = File::create(self.own.join(DRAINING)) {
+        let mut options = OpenOptions::new();
+        if let Err(error) = private::open(&self.own.join(DRAINING), options.write(true).create(true)) {
             tracing::warn!(%error, "a mount that starts now will not wait for this one");
         }
     }
@@ -159,8 +161,13 @@ impl Drop for Journal {
 
 /// Locks a mount's directory; `None` if its mount lives.
 pub(super) fn locked(dir: &Path) -> io::Result<Option<File>> {
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(dir.join("lock"))?;
     let mut lock = fd_lock::RwLock::new(file.try_clone()?);
     match lock.try_write() {
         // The lock belongs to the open file description, which `file` shares, and falls when `file` is closed.

@@ -1,7 +1,7 @@
 //! Small JSON files that are there whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -15,12 +15,17 @@ use serde::de::DeserializeOwned;
 pub(super) fn write(dir: &Path, name: &str, value: &impl Serialize, durable: bool) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(value)?;
     let temporary = dir.join(format!(".{name}"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let mut file = create().or_else(|error| match error.kind() {
+        // Left by a crash, or planted: not written through either way.
+        io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
+        _ => Err(error),
+    })?;
     file.write_all(&text)?;
     if durable {
         file.sync_data()?;
     }
-    fs::rename(temporary, dir.join(name))?;
+    fs::rename(&temporary, dir.join(name))?;
     if durable {
         File::open(dir)?.sync_all()?;
     }
@@ -32,5 +37,10 @@ pub(super) fn write(dir: &Path, name: &str, value: &impl Serialize, durable: boo
 /// # Errors
 /// The disk's, or `InvalidData` for what is not such a note.
 pub(super) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(dir.join(name))?)?)
+    // Whoever asks what is pending may be root: whose file it is does not matter, where it leads does.
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut text = Vec::new();
+    options.open(dir.join(name))?.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }

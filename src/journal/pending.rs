@@ -59,7 +59,9 @@ impl Item {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
-        io::copy(&mut fs::File::open(self.dir.join("data"))?, &mut file)?;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NOFOLLOW);
+        io::copy(&mut options.open(self.dir.join("data"))?, &mut file)?;
         file.sync_all()?;
         Ok(to)
     }
@@ -103,7 +105,7 @@ pub fn items(state_dir: &Path) -> Vec<Item> {
 }
 
 fn item(dir: PathBuf, live: bool) -> Option<Item> {
-    let bytes = fs::metadata(dir.join("data")).ok()?.len();
+    let bytes = fs::symlink_metadata(dir.join("data")).ok().filter(fs::Metadata::is_file)?.len();
     let meta: Option<Meta> = note::read(&dir, NOTE).ok();
     // Open in a mount, or moved aside while the server has it: nobody waits for it.
     let waits = match &meta {

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::{ContainerId, FileId};
 use crate::journal::{note, steps};
+use crate::private;
 
 /// What [`Meta`] is written into.
 pub(super) const NOTE: &str = "meta.json";
@@ -99,7 +100,7 @@ impl Staging {
     }
 
     pub(super) fn reopen(dir: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(dir.join("data"))?;
+        let file = private::open(&dir.join("data"), OpenOptions::new().read(true).write(true))?;
         Ok(Self { dir, file, noting: Mutex::default() })
     }
 
@@ -204,7 +205,7 @@ impl Staging {
     /// The disk's.
     pub fn sha256(&self) -> io::Result<String> {
         let mut digest = Sha256::new();
-        io::copy(&mut File::open(self.data())?, &mut digest)?;
+        io::copy(&mut private::open(&self.data(), OpenOptions::new().read(true))?, &mut digest)?;
         Ok(hex::encode(digest.finalize()))
     }
 

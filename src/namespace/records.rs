@@ -8,12 +8,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ContainerId, FileId};
+use crate::private;
 
 /// Attributes that were set here and that the service does not keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl Records {
     /// The file cannot be opened or read. A torn last line is skipped.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
         let path = state_dir.join("records.jsonl");
-        let log = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let log = private::open(&path, OpenOptions::new().read(true).append(true).create(true))?;
         let mut records = Self { log, containers: HashMap::new(), directories_kept: None };
         let mut torn = false;
         for line in BufReader::new(records.log.try_clone()?).split(b'\n') {

@@ -51,10 +51,10 @@ pub use locate::Located;
 pub use lookup::Found;
 pub use status::{Capacity, Progress, Status};
 
-use crate::api::{Client, Container, ContainerId};
+use crate::api::{Client, Container, ContainerId, NetworkPolicy};
+use crate::content::Cache;
 use crate::content::download::Downloads;
 use crate::content::prefetch::Prefetch;
-use crate::content::{Cache, cache};
 use crate::journal::Journal;
 use crate::journal::scratch::Scratch;
 use crate::namespace::inode::{Ino, Tree};
@@ -115,7 +115,7 @@ pub struct NewContainer {
     /// 1..20.
     pub expires_after_minutes: Option<i64>,
     /// As the API takes it.
-    pub network_policy: Option<serde_json::Value>,
+    pub network_policy: Option<NetworkPolicy>,
 }
 
 /// What the kernel must forget.
@@ -202,7 +202,7 @@ impl Vfs {
     /// cannot be used.
     pub async fn open(client: Client, config: Config) -> Result<Arc<Self>> {
         let state_dir = &config.state_dir;
-        cache::private_dir(state_dir).map_err(|error| unusable(state_dir, "--state-dir", &error))?;
+        crate::private::directory(state_dir).map_err(|error| unusable(state_dir, "--state-dir", &error))?;
         let records = Records::open(&config.state_dir)?;
         let scratch = Scratch::new(&config.scratch)
             .map_err(|error| Error::told(libc::EINVAL, format!("--scratch: {error}")))?;

@@ -24,6 +24,7 @@ mod posix;
 mod privacy;
 mod reading;
 mod scratch;
+mod security;
 mod startup;
 mod steps;
 mod superseded;
