@@ -46,7 +46,7 @@ fn run(typed: Vec<OsString>) -> ExitCode {
             return ExitCode::Usage;
         }
     };
-    let parsed = Cli::command().try_get_matches_from(meant);
+    let parsed = Cli::command().try_get_matches_from(&meant).map_err(|error| with_plain_usage(error, &meant));
     let (cli, key_was_typed) = match parsed.and_then(|matches| {
         let typed = matches.value_source("api_key") == Some(clap::parser::ValueSource::CommandLine);
         Cli::from_arg_matches(&matches).map(|cli| (cli, typed))
@@ -62,6 +62,20 @@ fn run(typed: Vec<OsString>) -> ExitCode {
         tell(&error);
         ExitCode::Failed
     })
+}
+
+/// The usage of the command that was called. What the environment gives counts as typed for clap, and would stand in it.
+fn with_plain_usage(mut error: clap::Error, meant: &[OsString]) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    if error.get(ContextKind::Usage).is_some() {
+        let mut command = Cli::command();
+        command.build();
+        for word in meant {
+            command = command.find_subcommand(word).cloned().unwrap_or(command);
+        }
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(command.render_usage()));
+    }
+    error
 }
 
 fn dispatch(cli: &Cli, key_was_typed: bool) -> Result<ExitCode> {

@@ -62,6 +62,9 @@ fn ask(entry: &Entry) -> Value {
             serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" }))
         }
         Ok(None) => json!({ "error": "it does not answer" }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            json!({ "error": "it answers the user who mounted it, and nobody else" })
+        }
         Err(error) => json!({ "error": format!("it does not answer: {error}") }),
     };
     told["mountpoint"] = json!(entry.mountpoint.to_string_lossy());

@@ -175,7 +175,13 @@ fn errors_are_the_servers_words_and_usage_is_told_apart() {
             assert_eq!(code(args), 2, "{args:?}");
         }
         let output = run(env, &["containers", "list", "--limti", "3"]);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("--limit"), "the nearest flag is named");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("'--limit'"), "the nearest flag is named: {said}");
+        let usage = "Usage: containerfs containers list [OPTIONS]";
+        assert!(
+            said.contains(usage) && !said.contains("--api-key"),
+            "what the environment gives is no usage: {said}"
+        );
         let output = run(env, &["containers", "retrieve", "cntr_unknown"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1));
