@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use super::call::{Call, Meters, Operation};
 use super::convert::{self, attributes, errno, ino};
+use super::watchdog::Watchdog;
 use crate::api::budget;
 use crate::vfs::{Entry, Found, Maker, Opened, Result, SetAttr, Vfs};
 
@@ -44,6 +45,7 @@ pub(super) struct Adapter {
     vfs: Arc<Vfs>,
     runtime: Handle,
     meters: Arc<Meters>,
+    watchdog: Arc<Watchdog>,
 }
 
 /// Begins a call, in a span with the id of the kernel's request.
@@ -59,6 +61,7 @@ macro_rules! call {
                 $($($field)+)?
             ),
             $self.meters.clone(),
+            $self.watchdog.open(),
         )
     };
 }
@@ -88,8 +91,8 @@ macro_rules! later {
 }
 
 impl Adapter {
-    pub(super) fn new(vfs: Arc<Vfs>, runtime: Handle) -> Self {
-        Self { vfs, runtime, meters: Meters::new() }
+    pub(super) fn new(vfs: Arc<Vfs>, runtime: Handle, watchdog: Arc<Watchdog>) -> Self {
+        Self { vfs, runtime, meters: Meters::new(), watchdog }
     }
 }
 
@@ -150,6 +153,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, of: INodeNo, count: u64) {
+        let _open = self.watchdog.open();
         self.vfs.forget(ino(of), count);
     }
 
@@ -428,6 +432,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _open = self.watchdog.open();
         self.vfs.releasedir(handle.0);
         reply.ok();
     }
@@ -444,6 +449,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _req: &Request, _of: INodeNo, reply: ReplyStatfs) {
+        let _open = self.watchdog.open();
         let capacity = self.vfs.capacity();
         let (blocks, free) = (capacity.total / BLOCK, capacity.free / BLOCK);
         let (longest, block) = (255, 4096);

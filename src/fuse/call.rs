@@ -6,6 +6,7 @@ use std::time::Instant;
 use metrics::Histogram;
 use tracing::Span;
 
+use super::watchdog::Open;
 use crate::vfs::Error;
 
 /// What the kernel asks.
@@ -72,11 +73,12 @@ pub(super) struct Call {
     begun: Instant,
     meters: Arc<Meters>,
     errno: i32,
+    _open: Open,
 }
 
 impl Call {
-    pub(super) fn new(operation: Operation, span: Span, meters: Arc<Meters>) -> Self {
-        Self { operation, span, begun: Instant::now(), meters, errno: 0 }
+    pub(super) fn new(operation: Operation, span: Span, meters: Arc<Meters>, open: Open) -> Self {
+        Self { operation, span, begun: Instant::now(), meters, errno: 0, _open: open }
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -116,6 +118,7 @@ impl Drop for Call {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watchdog::Watchdog;
     use super::*;
 
     #[test]
@@ -123,7 +126,7 @@ mod tests {
         let meters = Meters::new();
         for (at, operation) in Operation::ALL.iter().enumerate() {
             assert_eq!(*operation as usize, at);
-            drop(Call::new(*operation, Span::none(), meters.clone()));
+            drop(Call::new(*operation, Span::none(), meters.clone(), Arc::<Watchdog>::default().open()));
         }
         assert_eq!(meters.0.len(), Operation::ALL.len());
     }

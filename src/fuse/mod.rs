@@ -6,5 +6,6 @@ mod convert;
 pub mod mount;
 pub mod mounts;
 mod notify;
+mod watchdog;
 
 pub use mount::{Options, Session, mount};

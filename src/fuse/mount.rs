@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::watchdog::{Watchdog, Watched};
 use super::{mounts, notify};
 use crate::vfs::Vfs;
 
@@ -46,7 +47,8 @@ pub struct Session {
 /// # Errors
 /// The kernel's: no `/dev/fuse`, no permission, a kernel that is too old.
 pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Handle) -> io::Result<Session> {
-    let adapter = Adapter::new(vfs.clone(), runtime);
+    let watchdog = Arc::<Watchdog>::default();
+    let adapter = Adapter::new(vfs.clone(), runtime.clone(), watchdog.clone());
     let session = match by_kernel(mountpoint, options) {
         Ok(connection) => fuser::Session::from_fd(adapter, connection, acl(options), config(options))
             .inspect_err(|_| drop(mounts::unmount(mountpoint, true)))?,
@@ -60,6 +62,12 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
     if let Some(invalidations) = vfs.take_invalidations() {
         notify::spawn(session.notifier(), invalidations)?;
     }
+    watchdog.watch(Watched {
+        mountpoint: mountpoint.to_owned(),
+        device: entry.device,
+        vfs: vfs.clone(),
+        runtime,
+    })?;
     let (tell, ended) = watch::channel(false);
     thread::Builder::new().name("fuse".to_owned()).spawn(move || {
         if let Err(error) = session.run() {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
-use crate::vfs::{Entry, Error, FileKind, Maker, Result, Vfs};
+use crate::vfs::{Entry, Error, FileKind, Maker, Result, Vfs, heartbeat};
 
 /// What one open directory shows, taken when it is read from its start.
 pub(super) struct Snapshot {
@@ -32,6 +32,7 @@ impl Vfs {
     /// `ESTALE` if it is gone.
     pub fn opendir(&self, ino: Ino) -> Result<u64> {
         let mut state = self.state();
+        heartbeat::with_the_lock();
         let node = state.tree.get_mut(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
         if node.children().is_none() {
             return Err(Error::quiet(libc::ENOTDIR));

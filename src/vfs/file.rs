@@ -11,7 +11,7 @@ use crate::api::FileId;
 use crate::content::Body;
 use crate::namespace::inode::{FileNode, Ino, Kind, ROOT};
 use crate::namespace::names;
-use crate::vfs::{Entry, Error, Maker, Result, Vfs, descriptors};
+use crate::vfs::{Entry, Error, Maker, Result, Vfs, descriptors, heartbeat};
 
 /// Threads of other processes that are remembered as writers of one handle.
 const WRITERS_REMEMBERED: usize = 64;
@@ -300,6 +300,7 @@ impl Vfs {
     /// # Errors
     /// The outcome of the upload.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> Result<()> {
+        heartbeat::on_a_thread();
         match self.dirty_handle(handle)? {
             Some((ino, _)) => self.save(ino, false).await,
             None => Ok(()),

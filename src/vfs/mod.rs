@@ -16,6 +16,7 @@ mod drain;
 pub mod error;
 mod file;
 mod freshness;
+pub mod heartbeat;
 mod keep_alive;
 mod locate;
 mod lookup;

@@ -32,5 +32,6 @@ mod system;
 mod tools;
 mod transfers;
 mod unmount;
+mod watchdog;
 mod write_back;
 mod writing;
