@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use containerfs::emulator::{Fault, Kind};
 use containerfs::vfs::heartbeat::{STUCK_LOCK, STUCK_THREAD};
 use url::Url;
 
@@ -101,6 +103,28 @@ fn an_idle_mount_wakes_nobody() {
             thread::sleep(Duration::from_secs(3));
             switches(&mount) == before
         });
+    });
+}
+
+/// The kernel lets a process that it has handed a request for wait until there is an answer, whatever signal comes.
+#[test]
+fn ctrl_c_ends_a_waiting_cat_at_the_deadline() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"x");
+        let mount = env.mount(&["--timeout", "4s"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        env.inject(Kind::Content, Fault::HangBefore);
+        let begun = Instant::now();
+        let mut waiting = Command::new("cat").arg(mount.path("c/f")).spawn().unwrap();
+        wait_until("it waits for the server", || env.count(Kind::Content) > 0);
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(waiting.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        let ended = waiting.wait().unwrap();
+        assert_eq!(ended.signal(), Some(libc::SIGINT), "{ended:?}");
+        assert!(begun.elapsed() < Duration::from_secs(4 + 2), "{:?}", begun.elapsed());
+        env.emulator.faults().clear();
+        assert_eq!(cat(mount.path("c/f")), 0);
     });
 }
 
