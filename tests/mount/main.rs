@@ -12,6 +12,7 @@ mod doctor;
 mod env;
 mod errors;
 mod flags;
+mod fsx;
 mod gate;
 mod keep_alive;
 mod matrix;

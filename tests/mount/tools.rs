@@ -6,12 +6,12 @@ use std::process::Command;
 
 use containerfs::emulator::Kind::Upload;
 
-use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, program_is_missing, save, tool};
+use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, program_is_missing, save};
 
-const WRITE_BACK: &[&str] = &["--write-back", "--write-back-delay", "200ms"];
+pub(crate) const WRITE_BACK: &[&str] = &["--write-back", "--write-back-delay", "200ms"];
 
 /// A remount with a cold cache.
-fn again(env: &Env, mount: Mount, flags: &[&str]) -> Mount {
+pub(crate) fn again(env: &Env, mount: Mount, flags: &[&str]) -> Mount {
     assert_eq!(mount.unmount(env), (0, 0));
     let _ = fs::remove_dir_all(env.dir.path().join("cache"));
     env.mount(flags)
@@ -198,32 +198,5 @@ fn a_save_under_a_full_disk_is_sent_once_there_is_room() {
         assert!(env.bytes_on_server(&id, "f") == noise(100_000));
         assert_eq!(mount.unmount(env), (0, 0));
         drop(disk);
-    });
-}
-
-/// The file system exerciser, 10,000 operations in each mode; `CONTAINERFS_FSX=100000` for more.
-#[test]
-fn fsx_finds_nothing_amiss() {
-    let Some(fsx) = tool("fsx") else { return };
-    let operations = std::env::var("CONTAINERFS_FSX").unwrap_or_else(|_| "10000".to_owned());
-    on_openai(|env| {
-        let id = env.container("c");
-        for (seed, flags) in ["7", "11"].iter().zip([&[], WRITE_BACK]) {
-            let mount = env.mount(flags);
-            let artifacts = env.dir.path().to_str().unwrap();
-            let run = Command::new(&fsx)
-                .args(["-q", "-N", &operations, "-S", seed, "-P", artifacts, "f"])
-                .current_dir(mount.path("c"))
-                .output()
-                .unwrap();
-            let told = String::from_utf8_lossy(&run.stderr).into_owned();
-            assert!(run.status.success(), "{flags:?}: {told}{}", String::from_utf8_lossy(&run.stdout));
-            let bytes = fs::read(mount.path("c/f")).unwrap();
-            let mount = again(env, mount, flags);
-            assert!(fs::read(mount.path("c/f")).unwrap() == bytes, "after a remount with a cold cache");
-            assert!(env.bytes_on_server(&id, "f") == bytes);
-            fs::remove_file(mount.path("c/f")).unwrap();
-            assert_eq!(mount.unmount(env), (0, 0));
-        }
     });
 }

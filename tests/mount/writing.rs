@@ -259,7 +259,7 @@ fn nothing_that_stat_shows_changes_when_an_upload_lands() {
 fn what_was_uploaded_is_read_back_without_a_request() {
     on_both_profiles(|env| {
         env.container("c");
-        let mount = env.mount(&[]);
+        let mount = env.mount(&["--ttl", "1h"]);
         fs::write(mount.path("c/f"), noise(100_000)).unwrap();
         mount.sh("", "echo 3 > /proc/sys/vm/drop_caches || true");
         env.emulator.forget_requests();
