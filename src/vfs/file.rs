@@ -66,7 +66,11 @@ impl Vfs {
         let unfinished = empty.clone();
         let mut guard = self.state();
         let state = &mut *guard;
-        let refused = match state.tree.get(ino).map(|node| &node.kind) {
+        let node = state.tree.get(ino);
+        // Taken away between the kernel's lookup and this, with its bytes: told so, the kernel looks the name up again.
+        let is_gone = node.is_none_or(|node| !node.linked && node.handles == 0);
+        let refused = match node.map(|node| &node.kind) {
+            Some(Kind::File(_)) if is_gone => Some(libc::ESTALE),
             Some(Kind::File(file)) if writable && self.config.no_overwrite && file.server.is_some() => {
                 Some(libc::EPERM)
             }
@@ -203,7 +207,8 @@ impl Vfs {
             let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?;
             (handle, container, server)
         };
-        let Some(server) = server else { return Ok(Bytes::new()) };
+        // Neither here nor there: that is no empty file.
+        let server = server.ok_or_else(|| Error::quiet(libc::ESTALE))?;
         let body = match handle.body() {
             Some((id, body)) if id == server.id => body,
             _ => {

@@ -5,7 +5,7 @@ use std::fs;
 use containerfs::emulator::Fault;
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
-use crate::env::{on_both_profiles, on_openai, wait_until};
+use crate::env::{errno, noise, on_both_profiles, on_openai, wait_until};
 
 const LONG: &[&str] = &["--write-back", "--write-back-delay", "1h"];
 
@@ -130,5 +130,25 @@ fn a_rename_that_waits_survives_a_kill() {
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.bytes_on_server(&id, "g"), b"old");
         assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn a_file_that_was_replaced_and_that_nobody_had_open_is_stale_and_not_cut_short() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(LONG);
+        // The kernel keeps whole pages of what was written, and asks for the last one.
+        fs::write(mount.path("c/f"), noise(96_000)).unwrap();
+        // Looked up and not opened: where an open is between the two when somebody else renames.
+        let found =
+            fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(mount.path("c/f")).unwrap();
+        fs::write(mount.path("c/g"), noise(10)).unwrap();
+        fs::rename(mount.path("c/g"), mount.path("c/f")).unwrap();
+        let read = fs::read(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        assert_eq!(errno(read.map(|bytes| bytes.len())), libc::ESTALE);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), noise(10));
     });
 }
