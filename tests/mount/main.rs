@@ -14,6 +14,7 @@ mod errors;
 mod flags;
 mod fsx;
 mod gate;
+mod hammer;
 mod keep_alive;
 mod matrix;
 mod metrics;
