@@ -1,7 +1,7 @@
 //! The cache of whole files: all of it on disk, hot small files in memory too.
 //!
-//! An entry is a file whose name says everything: the hash of its key, its length and the SHA-256 of its bytes.
-//! It is written under a temporary name and renamed when whole, and its hash is checked the first time that a
+//! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its bytes.
+//! It is written under a temporary name and renamed when whole, and its checksum is checked the first time that a
 //! mount finds it, so a torn write is a miss and never a wrong byte. Least recently used entries go first; an
 //! open one stays readable, because its descriptor outlives its name. What a model wrote is kept in a directory
 //! of this mount's own and never trusted across mounts (DESIGN §3).
@@ -14,7 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
+use rustix::buffer::spare_capacity;
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::{api, private};
 
@@ -40,6 +42,33 @@ impl Key {
         digest.update(file.bytes.map_or(u64::MAX, |bytes| bytes).to_le_bytes());
         digest.update(file.created_at.to_le_bytes());
         Self { hash: hex::encode(&digest.finalize()[..16]), durable: file.source == "user" }
+    }
+}
+
+/// Finds torn writes, faster than bytes arrive; nobody is kept from forging it, who could as well forge the bytes.
+#[derive(Clone, Default)]
+pub struct Checksum(Xxh3);
+
+impl Checksum {
+    /// Takes the next bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all bytes so far, in hexadecimal digits.
+    fn digits(&self) -> String {
+        format!("{:032x}", self.0.digest128())
+    }
+}
+
+impl io::Write for Checksum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -203,8 +232,14 @@ impl Cache {
     ///
     /// # Errors
     /// The file cannot be renamed; it stays readable through its descriptor.
-    pub fn adopt(&self, key: &Key, file: tempfile::NamedTempFile, len: u64, sha256: &[u8]) -> io::Result<()> {
-        let path = self.room(key).join(entry_name(&key.hash, len, sha256));
+    pub fn adopt(
+        &self,
+        key: &Key,
+        file: tempfile::NamedTempFile,
+        len: u64,
+        checksum: &Checksum,
+    ) -> io::Result<()> {
+        let path = self.room(key).join(entry_name(&key.hash, len, checksum));
         let small = (len <= SMALL).then(|| read_whole(file.as_file(), len)).transpose()?;
         file.persist(&path).map_err(|failed| failed.error)?;
         self.shelve(key, &path, len, small);
@@ -218,7 +253,7 @@ impl Cache {
     pub fn adopt_copy(&self, key: &Key, from: &Path) -> io::Result<()> {
         let mut source = File::open(from)?;
         let mut copy = self.temporary(key)?;
-        let mut digest = Sha256::new();
+        let mut checksum = Checksum::default();
         let mut len = 0;
         let mut buffer = vec![0; 128 << 10];
         loop {
@@ -226,11 +261,11 @@ impl Cache {
             if got == 0 {
                 break;
             }
-            digest.update(&buffer[..got]);
+            checksum.update(&buffer[..got]);
             io::Write::write_all(copy.as_file_mut(), &buffer[..got])?;
             len += got as u64;
         }
-        self.adopt(key, copy, len, &digest.finalize())
+        self.adopt(key, copy, len, &checksum)
     }
 
     /// Drops a version that is gone or no longer trusted.
@@ -311,8 +346,8 @@ impl Cache {
     }
 }
 
-fn entry_name(hash: &str, len: u64, sha256: &[u8]) -> String {
-    format!("{hash}-{len}-{}", hex::encode(sha256))
+fn entry_name(hash: &str, len: u64, checksum: &Checksum) -> String {
+    format!("{hash}-{len}-{}", checksum.digits())
 }
 
 /// Entries that earlier mounts left, least recently used first; broken temporary files are removed.
@@ -363,11 +398,11 @@ fn clear_dead_mounts(dir: &Path) {
 }
 
 fn verify(file: &File, path: &Path, len: u64) -> io::Result<()> {
-    let mut digest = Sha256::new();
+    let mut checksum = Checksum::default();
     let mut reader = file;
-    let copied = io::copy(&mut reader, &mut digest)?;
+    let copied = io::copy(&mut reader, &mut checksum)?;
     let expected = path.file_name().and_then(|name| name.to_str()?.rsplit('-').next().map(str::to_owned));
-    if copied == len && expected.is_some_and(|sum| sum == hex::encode(digest.finalize())) {
+    if copied == len && expected.is_some_and(|sum| sum == checksum.digits()) {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidData, "checksum differs"))
@@ -375,9 +410,25 @@ fn verify(file: &File, path: &Path, len: u64) -> io::Result<()> {
 }
 
 fn read_whole(file: &File, len: u64) -> io::Result<Bytes> {
-    let len = usize::try_from(len).map_err(io::Error::other)?;
-    let mut bytes = vec![0; len];
-    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0)?;
+    read_exact_at(file, 0, usize::try_from(len).map_err(io::Error::other)?)
+}
+
+/// Reads `len` bytes at `offset`, into memory that is not cleared first.
+///
+/// # Errors
+/// The file cannot be read, or ends before.
+pub(super) fn read_exact_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // A vector may have got more room than was asked for, and a file more bytes.
+    bytes.truncate(len);
     Ok(bytes.into())
 }
 
@@ -395,7 +446,9 @@ mod tests {
     fn put(cache: &Cache, key: &Key, bytes: &[u8]) {
         let mut file = cache.temporary(key).unwrap();
         file.write_all(bytes).unwrap();
-        cache.adopt(key, file, bytes.len() as u64, &Sha256::digest(bytes)).unwrap();
+        let mut checksum = Checksum::default();
+        checksum.update(bytes);
+        cache.adopt(key, file, bytes.len() as u64, &checksum).unwrap();
     }
 
     fn read(cache: &Cache, key: &Key) -> Option<Vec<u8>> {

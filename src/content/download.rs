@@ -10,16 +10,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::api::{self, Client, ContainerId, budget};
-use crate::content::cache::{Cache, Cached, Key};
+use crate::content::cache::{Cache, Cached, Checksum, Key, read_exact_at};
 
 /// A flight that nobody waits for is finished all the same if this many bytes or fewer are left.
 const WORTH_FINISHING: u64 = 256 << 10;
@@ -62,6 +61,8 @@ struct Flight {
     /// What the disk had no room for, and the offset at which it begins.
     spill: Mutex<(u64, Vec<u8>)>,
     progress: watch::Sender<Progress>,
+    /// The nearest offset that somebody waits for: nobody is woken before it is reached.
+    wanted: AtomicU64,
     readers: AtomicUsize,
 }
 
@@ -128,9 +129,12 @@ impl Body {
     /// The download failed before the range was whole.
     pub async fn read(&self, offset: u64, size: usize) -> Result<Bytes, Error> {
         loop {
-            // Subscribed before the look, so that nothing is missed between the two.
+            // Said and subscribed before the look, so that nothing is missed between the two.
             let mut changes = match &self.0 {
-                Source::Flight(flight) => Some(flight.progress.subscribe()),
+                Source::Flight(flight) => {
+                    flight.wanted.fetch_min(offset.saturating_add(size as u64), Ordering::AcqRel);
+                    Some(flight.progress.subscribe())
+                }
                 _ => None,
             };
             if let Some(result) = self.try_read(offset, size) {
@@ -256,6 +260,7 @@ impl Downloads {
             spill: Mutex::new((if reader.is_some() { u64::MAX } else { 0 }, Vec::new())),
             file: reader,
             progress: watch::Sender::new(Progress::default()),
+            wanted: AtomicU64::new(u64::MAX),
             readers: AtomicUsize::new(0),
         });
         let body = Self::board(&flight);
@@ -267,7 +272,7 @@ impl Downloads {
             file: file.clone(),
             flight,
             temporary,
-            digest: Sha256::new(),
+            checksum: Checksum::default(),
             written: 0,
             ranges: false,
         };
@@ -318,7 +323,7 @@ struct Task {
     file: api::File,
     flight: Arc<Flight>,
     temporary: Option<tempfile::NamedTempFile>,
-    digest: Sha256,
+    checksum: Checksum,
     written: u64,
     /// The server has said that it takes ranges.
     ranges: bool,
@@ -342,12 +347,7 @@ impl Task {
         };
         if outcome.is_ok()
             && let Some(temporary) = self.temporary.take()
-            && let Err(error) = self.downloads.cache.adopt(
-                &self.key,
-                temporary,
-                self.written,
-                &self.digest.clone().finalize(),
-            )
+            && let Err(error) = self.downloads.cache.adopt(&self.key, temporary, self.written, &self.checksum)
         {
             tracing::warn!(%error, "a download was not kept in the cache");
         }
@@ -401,7 +401,7 @@ impl Task {
     }
 
     fn keep(&mut self, bytes: &[u8], hold_back: bool) {
-        self.digest.update(bytes);
+        self.checksum.update(bytes);
         let stored = match &mut self.temporary {
             Some(file) => file.write_all(bytes).or_else(|_| {
                 self.downloads.cache.clear();
@@ -419,8 +419,17 @@ impl Task {
         }
         self.written += bytes.len() as u64;
         if !hold_back {
-            let written = self.written;
-            self.flight.progress.send_modify(|progress| progress.written = written);
+            let (written, wanted) = (self.written, &self.flight.wanted);
+            self.flight.progress.send_if_modified(|progress| {
+                progress.written = written;
+                // Whoever wants something after this look looks at the progress itself, under the lock that is held here.
+                let nearest = wanted.load(Ordering::Acquire);
+                let due = written >= nearest || progress.total == Some(written);
+                if due {
+                    let _ = wanted.compare_exchange(nearest, u64::MAX, Ordering::AcqRel, Ordering::Relaxed);
+                }
+                due
+            });
         }
     }
 
@@ -452,9 +461,7 @@ fn slice(bytes: &Bytes, offset: u64, size: usize) -> Bytes {
 }
 
 fn read_at(file: &File, offset: u64, size: usize) -> Result<Bytes, Error> {
-    let mut bytes = vec![0; size];
-    file.read_exact_at(&mut bytes, offset).map_err(local)?;
-    Ok(bytes.into())
+    read_exact_at(file, offset, size).map_err(local)
 }
 
 fn local(error: io::Error) -> Error {

@@ -1,5 +1,6 @@
 //! A mounted session: from `mount(2)` to the end of the connection.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,10 @@ use crate::vfs::Vfs;
 
 /// Threads that read requests and answer from memory.
 const READER_THREADS: usize = 3;
+
+/// Read-ahead of a file that is read in order, in KiB: some of the largest requests, so that the next is on its way
+/// while one is being answered.
+const READ_AHEAD_KIB: u32 = 4096;
 
 /// How it is mounted.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +73,7 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
         vfs: vfs.clone(),
         runtime,
     })?;
+    read_ahead(entry.device);
     let (tell, ended) = watch::channel(false);
     thread::Builder::new().name("fuse".to_owned()).spawn(move || {
         if let Err(error) = session.run() {
@@ -103,6 +109,15 @@ fn by_kernel(mountpoint: &Path, options: &Options) -> nix::Result<OwnedFd> {
         Some(data.as_str()),
     )?;
     Ok(connection)
+}
+
+/// Raises what the kernel reads ahead of a program, which it grants to root alone, and to nobody in the handshake: with
+/// its 128 KiB a large file comes in many small requests, each of which somebody waits for.
+fn read_ahead((major, minor): (u32, u32)) {
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%error, setting, "the kernel's read-ahead stays as it is");
+    }
 }
 
 fn acl(options: &Options) -> SessionACL {
