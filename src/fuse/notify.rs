@@ -1,13 +1,19 @@
-//! Tells the kernel what to forget, from a thread of its own: a callback that waited for the kernel here could
-//! deadlock with it.
+//! Tells the kernel what to ask for again.
+//!
+//! Only attributes, which takes no lock in the kernel. The other notifications wait for the lock of a directory or for a
+//! page, and whoever holds it may be waiting for us; a daemon that is killed while it waits there keeps its connection
+//! open, so that neither it nor the others ever end. What has lost its name answers ESTALE when it is asked for its
+//! attributes, upon which the kernel looks the name up again.
 
-use std::ffi::OsStr;
 use std::thread;
 
 use fuser::{INodeNo, Notifier};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::vfs::Invalidation;
+
+/// An offset that stands for no page at all.
+const ATTRIBUTES_ALONE: i64 = -1;
 
 /// Passes invalidations on until the filesystem ends.
 pub(super) fn spawn(
@@ -17,14 +23,9 @@ pub(super) fn spawn(
     thread::Builder::new()
         .name("invalidation".to_owned())
         .spawn(move || {
-            while let Some(invalidation) = invalidations.blocking_recv() {
+            while let Some(Invalidation(ino)) = invalidations.blocking_recv() {
                 // What the kernel doesn't know it need not forget: ENOENT is the usual answer.
-                let _ = match &invalidation {
-                    Invalidation::Entry(parent, name) => {
-                        notifier.inval_entry(INodeNo(parent.0), OsStr::new(&**name))
-                    }
-                    Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
-                };
+                let _ = notifier.inval_inode(INodeNo(ino.0), ATTRIBUTES_ALONE, 0);
             }
         })
         .map(drop)

@@ -16,10 +16,9 @@ use crate::namespace::records::{ContainerRecords, Records};
 /// What a list changed.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Entries that are no more, or mean another inode: directory and name. New ones are not among them: the kernel
-    /// remembers an absence no longer than the list that told it, and a directory it was told to forget would be
-    /// lost to whoever works in it.
-    pub entries: Vec<(Ino, Arc<str>)>,
+    /// Inodes whose name is no more, or means another one. New names are not told: the kernel remembers an absence no
+    /// longer than the list that told it.
+    pub displaced: Vec<Ino>,
     /// Versions uploaded here that a list does not show; the caller asks for them by id.
     pub missing: Vec<(Ino, FileId)>,
     /// Files whose length the service has not told.
@@ -56,9 +55,7 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     let gone: Vec<Ino> =
         tree.containers.iter().filter(|(id, _)| !alive.contains(id)).map(|(_, ino)| *ino).collect();
     for ino in gone {
-        if let Some(node) = tree.get(ino) {
-            changes.entries.push((ROOT, node.name.clone()));
-        }
+        changes.displaced.push(ino);
         tree.unlink(ino);
     }
 
@@ -156,9 +153,7 @@ pub fn apply_files(
 
     let (shown, suffixed) = assign(candidates, &known.directories);
     for ino in gone {
-        if let Some(node) = tree.get(ino) {
-            changes.entries.push((node.parent, node.name.clone()));
-        }
+        changes.displaced.push(ino);
         tree.unlink(ino);
     }
     settle_directories(tree, container, &shown, known, &mut changes);
@@ -284,9 +279,7 @@ fn settle_directories(
         present.iter().filter(|(path, _)| !needed.contains(path.as_str())).map(|(p, i)| (p, *i)).collect();
     surplus.sort_by(|a, b| b.0.cmp(a.0));
     for (_, ino) in surplus {
-        if let Some(node) = tree.get(ino) {
-            changes.entries.push((node.parent, node.name.clone()));
-        }
+        changes.displaced.push(ino);
         tree.unlink(ino);
     }
     // A file that must make room for a directory is moved by `place`; until then it is out of the way.
@@ -325,10 +318,9 @@ fn place(
         if tree.path(*ino) != *path
             && let Some(node) = tree.get(*ino)
         {
-            let old = (node.parent, node.name.clone());
-            changes.entries.push(old.clone());
             // First out of the way, so that two files can swap names.
-            let (parent, aside) = (old.0, format!("\0{}", ino.0));
+            let (parent, aside) = (node.parent, format!("\0{}", ino.0));
+            changes.displaced.push(*ino);
             tree.rename(*ino, parent, &aside);
             moves.push((*ino, path.clone()));
         }

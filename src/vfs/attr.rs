@@ -127,7 +127,9 @@ impl Vfs {
     /// Attributes of an inode if memory has them.
     pub fn getattr_now(&self, ino: Ino) -> Option<Result<Entry>> {
         let state = self.state();
-        let Some(node) = state.tree.get(ino) else { return Some(Err(Error::quiet(libc::ESTALE))) };
+        let node = state.tree.get(ino).filter(|node| node.linked || node.handles > 0);
+        // Whoever came by a name that is no more looks it up again.
+        let Some(node) = node else { return Some(Err(Error::quiet(libc::ESTALE))) };
         if node.handles == 0 && state.local_len(ino).is_none() && !self.is_fresh(&state, ino) {
             return None;
         }

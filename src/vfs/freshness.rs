@@ -13,7 +13,7 @@ use tracing::Instrument;
 use crate::api::{ContainerId, Cursors, File, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listing::{self, Changes};
-use crate::vfs::{Error, Invalidation, Result, State, Vfs};
+use crate::vfs::{Error, Result, State, Vfs};
 
 /// Which list: of containers, or of the files of one.
 pub(super) type Which = Option<ContainerId>;
@@ -209,8 +209,8 @@ impl Vfs {
         self.refreshes.cursors().put(which.clone(), cursors);
         self.refreshes.flights().remove(&which);
         let changes = outcome?;
-        for (directory, name) in changes.entries {
-            self.invalidate(Invalidation::Entry(directory, name));
+        for ino in changes.displaced {
+            self.invalidate(ino);
         }
         if let Some(container) = which {
             if self.state().lost_posts(&container).next().is_some() {
@@ -253,8 +253,8 @@ impl Vfs {
         let mut state = self.state();
         let state = &mut *state;
         let unchanged = state.tree.file(ino).is_some_and(|file| file.id() == Some(id) && !file.held);
-        if unchanged && let Some(node) = state.tree.get(ino) {
-            self.invalidate(Invalidation::Entry(node.parent, node.name.clone()));
+        if unchanged {
+            self.invalidate(ino);
             state.tree.unlink(ino);
         }
     }

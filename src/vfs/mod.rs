@@ -119,14 +119,9 @@ pub struct NewContainer {
     pub network_policy: Option<NetworkPolicy>,
 }
 
-/// What the kernel must forget.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Invalidation {
-    /// An entry of a directory.
-    Entry(Ino, Arc<str>),
-    /// Attributes and pages of an inode.
-    Inode(Ino),
-}
+/// An inode whose attributes the kernel must ask for again: they have changed, or its name is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalidation(pub Ino);
 
 /// A mounted filesystem.
 pub struct Vfs {
@@ -313,8 +308,8 @@ impl Vfs {
         if self.config.no_delete { Err(Error::quiet(libc::EPERM)) } else { Ok(()) }
     }
 
-    fn invalidate(&self, what: Invalidation) {
-        let _ = self.invalidations.send(what);
+    fn invalidate(&self, ino: Ino) {
+        let _ = self.invalidations.send(Invalidation(ino));
     }
 
     /// Takes a container that is gone from the server out of the root, and passes the error on.
@@ -328,10 +323,8 @@ impl Vfs {
     /// The directory of a container that is gone goes.
     fn gone(&self, container: &ContainerId) {
         let mut state = self.state();
-        if let Some(&ino) = state.tree.containers.get(container)
-            && let Some(node) = state.tree.get(ino)
-        {
-            self.invalidate(Invalidation::Entry(node.parent, node.name.clone()));
+        if let Some(&ino) = state.tree.containers.get(container) {
+            self.invalidate(ino);
             state.tree.unlink(ino);
         }
     }

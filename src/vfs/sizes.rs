@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 
 use crate::api::ErrorKind;
 use crate::namespace::inode::{Ino, Kind};
-use crate::vfs::{Error, Invalidation, Result, Vfs};
+use crate::vfs::{Error, Result, Vfs};
 
 impl Vfs {
     /// Sees to it that the length of a file is known.
@@ -40,7 +40,7 @@ impl Vfs {
                 if file.id() == Some(&server.id) {
                     let before = file.size.replace((size, Instant::now()));
                     if before.is_some_and(|(before, _)| before != size) {
-                        self.invalidate(Invalidation::Inode(ino));
+                        self.invalidate(ino);
                     }
                 }
                 Ok(())
@@ -116,12 +116,11 @@ impl Vfs {
         let mut state = self.state();
         let Some(node) = state.tree.get(ino) else { return };
         let Kind::File(file) = &node.kind else { return };
-        let (parent, name) = (node.parent, node.name.clone());
         let (container, id) = (file.container, file.id().cloned());
         if let (Some(container), Some(id)) = (state.tree.container_mut(container), id) {
             container.phantoms.insert(id);
         }
-        self.invalidate(Invalidation::Entry(parent, name));
+        self.invalidate(ino);
         state.tree.unlink(ino);
     }
 }

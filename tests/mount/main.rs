@@ -15,6 +15,7 @@ mod flags;
 mod fsx;
 mod gate;
 mod hammer;
+mod invalidation;
 mod keep_alive;
 mod matrix;
 mod metrics;

@@ -132,7 +132,7 @@ fn a_version_from_elsewhere_is_a_new_inode() {
     let mut fixture = Fixture::new();
     fixture.list(&[file("cfile_11111111", "x", 1)]);
     let first = fixture.ino("x");
-    assert!(fixture.list(&[file("cfile_11111111", "x", 1)]).entries.is_empty());
+    assert!(fixture.list(&[file("cfile_11111111", "x", 1)]).displaced.is_empty());
     assert_eq!(fixture.ino("x"), first);
     fixture.list(&[file("cfile_11111111", "x", 2)]);
     assert_ne!(fixture.ino("x"), first);
