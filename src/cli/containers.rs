@@ -27,7 +27,7 @@ pub(super) fn containers(command: &Containers, common: &Common) -> Result<ExitCo
             let given = [
                 ("expires_after", expires_after.clone().map(anchored)),
                 ("memory_limit", memory_limit.clone().map(Value::String)),
-                ("network_policy", network_policy.clone()),
+                ("network_policy", network_policy.clone().map(|policy| policy.0)),
                 ("file_ids", (!file_id.is_empty()).then(|| json!(file_id))),
                 ("skills", (!skill.is_empty()).then(|| json!(skill))),
             ];

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{json, policy};
+use crate::api::NetworkPolicy;
 
 /// `containerfs containers`.
 #[derive(Debug, Subcommand)]
@@ -34,7 +35,7 @@ pub enum Containers {
         memory_limit: Option<String>,
         /// `disabled`, or {"type":"allowlist","allowed_domains":[…]}.
         #[arg(long, value_name = "JSON", value_parser = policy)]
-        network_policy: Option<serde_json::Value>,
+        network_policy: Option<NetworkPolicy>,
         /// A skill, by reference or inline; may be repeated.
         #[arg(long, value_name = "JSON", value_parser = json)]
         skill: Vec<serde_json::Value>,
