@@ -1,9 +1,9 @@
 //! What travels: containers, files, lists and parameters.
 //!
 //! Replies are read leniently. Only `id`, `name`, `status` and `created_at` of a container can be relied on
-//! (API.md, "Objects"); unknown fields are kept in `extra` so that `--format json` loses nothing.
+//! (API.md, "Objects"); what a command prints is the reply itself ([`crate::api::Raw`]), so
+//! that no unknown field is lost, and none is kept for each of a hundred thousand files.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -83,9 +83,6 @@ pub struct Container {
     /// What the container may reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<serde_json::Value>,
-    /// Every other field of the reply.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, serde_json::Value>,
 }
 
 impl Container {
@@ -111,9 +108,6 @@ pub struct ExpiresAfter {
 pub struct File {
     /// Its id.
     pub id: FileId,
-    /// The container that holds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container_id: Option<ContainerId>,
     /// The absolute path that the model sees.
     #[serde(default, deserialize_with = "null_is_default")]
     pub path: String,
@@ -126,9 +120,6 @@ pub struct File {
     /// Seconds since the epoch.
     #[serde(default, deserialize_with = "lenient_seconds")]
     pub created_at: i64,
-    /// Every other field of the reply.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, serde_json::Value>,
 }
 
 /// The reply to a DELETE; an empty body is one too.
@@ -164,9 +155,6 @@ pub struct Page<T> {
     /// Whether the list goes on.
     #[serde(default, deserialize_with = "null_is_default")]
     pub has_more: bool,
-    /// Every other field of the reply.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, serde_json::Value>,
 }
 
 /// The order of a list, by `created_at`.

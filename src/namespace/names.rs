@@ -163,7 +163,6 @@ pub fn is_control(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::collections::HashSet;
 
     use super::*;
@@ -171,12 +170,10 @@ mod tests {
     fn file(path: &str, source: &str) -> File {
         File {
             id: "cfile_0".into(),
-            container_id: None,
             path: path.to_owned(),
             bytes: None,
             source: source.to_owned(),
             created_at: 0,
-            extra: BTreeMap::new(),
         }
     }
 

@@ -170,13 +170,5 @@ impl State {
 
 /// The version that a lost writer saw; the next list tells the rest of it.
 fn version_known_by_id(id: &FileId) -> api::File {
-    api::File {
-        id: id.clone(),
-        container_id: None,
-        path: String::new(),
-        bytes: None,
-        source: "user".to_owned(),
-        created_at: 0,
-        extra: Default::default(),
-    }
+    api::File { id: id.clone(), path: String::new(), bytes: None, source: "user".to_owned(), created_at: 0 }
 }
