@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::api::{Container, ContainerId, File, FileId};
+use crate::namespace::listed::Listed;
 use crate::namespace::records::Attributes;
 
 /// An inode number.
@@ -79,7 +80,7 @@ pub struct ContainerNode {
     /// Files that a list shows and that have no content; they are shown no more.
     pub phantoms: HashSet<FileId>,
     /// When the list was asked for that the entries come from.
-    pub listed: Option<Instant>,
+    pub listed: Option<Listed>,
     /// Counts changes of the entries, so that the kernel's copy of a directory can be kept.
     pub generation: u64,
 }
@@ -205,7 +206,7 @@ pub struct Tree {
     /// Live containers by id.
     pub containers: HashMap<ContainerId, Ino>,
     /// When the list of containers was asked for that the root comes from.
-    pub listed: Option<Instant>,
+    pub listed: Option<Listed>,
     /// Counts changes of the root's entries.
     pub generation: u64,
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::api::{Container, ContainerId, File, FileId};
 use crate::namespace::inode::{ContainerNode, FileNode, Ino, Kind, ROOT, Tree};
+use crate::namespace::listed::Listed;
 use crate::namespace::names;
 use crate::namespace::records::{ContainerRecords, Records};
 
@@ -80,7 +81,7 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     for (name, container) in named {
         tree.insert(ROOT, &name, Kind::Container(Box::new(ContainerNode::new(container.clone()))));
     }
-    tree.listed = Some(started);
+    tree.listed = Some(Listed::now(started));
     changes
 }
 
@@ -160,7 +161,7 @@ pub fn apply_files(
     place(tree, container, shown, &listed, known, started, &mut changes);
     if let Some(node) = tree.container_mut(container) {
         node.suffixed.extend(suffixed);
-        node.listed = Some(started);
+        node.listed = Some(Listed::now(started));
     }
     changes
 }

@@ -1,7 +1,7 @@
 //! What `stat` shows.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::api::ContainerId;
 pub use crate::namespace::inode::now;
@@ -266,7 +266,7 @@ impl Vfs {
     /// Entries of containers and of their files age with the list that they come from.
     fn remaining(&self, state: &State, ino: Ino) -> Duration {
         let listed = self.listed_at(state, ino);
-        let age = listed.map_or(Duration::MAX, |listed: Instant| listed.elapsed());
+        let age = listed.map_or(Duration::MAX, |listed| listed.age());
         self.config.ttl.saturating_sub(age)
     }
 }

@@ -6,6 +6,7 @@ use crate::api::model::{CreateContainer, ExpiresAfter};
 use crate::api::{Container, ContainerId};
 use crate::journal::{Intent, Noted, steps};
 use crate::namespace::inode::Ino;
+use crate::namespace::listed::Listed;
 use crate::vfs::{Error, Result, Vfs};
 
 impl Vfs {
@@ -103,7 +104,7 @@ impl Vfs {
         let known = state.tree.containers.get(&container.id).copied();
         let ino = known.unwrap_or_else(|| state.show_container(container));
         if let Some(container) = state.tree.container_mut(ino) {
-            container.listed = Some(Instant::now());
+            container.listed = Some(Listed::at(Instant::now()));
         }
         ino
     }

@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use crate::api::{ContainerId, Cursors, File, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
+use crate::namespace::listed::Listed;
 use crate::namespace::listing::{self, Changes};
 use crate::vfs::{Error, Result, State, Vfs};
 
@@ -47,10 +48,10 @@ impl Refreshes {
 
 impl Vfs {
     /// When the list was asked for that `ino` comes from. A container comes from the list of containers.
-    pub(super) fn listed_at(&self, state: &State, ino: Ino) -> Option<Instant> {
+    pub(super) fn listed_at(&self, state: &State, ino: Ino) -> Option<Listed> {
         match &state.tree.get(ino)?.kind {
             Kind::Root(_) | Kind::Link(_) => state.tree.listed,
-            Kind::Container(container) if ino == ROOT => container.listed.or(Some(self.started)),
+            Kind::Container(container) if ino == ROOT => container.listed.or(Some(Listed::at(self.started))),
             Kind::Container(_) => state.tree.listed,
             Kind::Directory(_) | Kind::File(_) => state.tree.container(state.tree.container_of(ino)?)?.listed,
         }
@@ -61,7 +62,7 @@ impl Vfs {
         if is_link || ino == ROOT && self.config.container.is_some() {
             return true;
         }
-        self.listed_at(state, ino).is_some_and(|listed| listed.elapsed() < self.config.ttl)
+        self.listed_at(state, ino).is_some_and(|listed| listed.age() < self.config.ttl)
     }
 
     /// Whether the entries of the directory `ino` can be answered from memory.
@@ -70,7 +71,7 @@ impl Vfs {
             Some(Kind::Container(container)) => container.listed,
             _ => self.listed_at(state, ino),
         };
-        listed.is_some_and(|listed| listed.elapsed() < self.config.ttl)
+        listed.is_some_and(|listed| listed.age() < self.config.ttl)
     }
 
     /// Sees to it that what `ino` comes from is fresh.
@@ -118,13 +119,14 @@ impl Vfs {
         let lists = files.into_iter().chain([(None, state.tree.listed)]).collect::<Vec<_>>();
         for (which, listed) in lists {
             let Some(listed) = listed else { continue };
-            if listed.elapsed() < self.config.ttl.mul_f64(RENEWED_AT) || !state.renewing.insert(which.clone())
-            {
+            if listed.age() < self.config.ttl.mul_f64(RENEWED_AT) || !state.renewing.insert(which.clone()) {
                 continue;
             }
             let vfs = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = vfs.refresh(which.clone(), Some(listed + Duration::from_nanos(1))).await {
+                if let Err(error) =
+                    vfs.refresh(which.clone(), Some(listed.asked + Duration::from_nanos(1))).await
+                {
                     tracing::debug!(%error, "a list was not renewed ahead of time");
                 }
                 vfs.state().renewing.remove(&which);
@@ -181,8 +183,8 @@ impl Vfs {
             },
         };
         listed.is_some_and(|listed| match since {
-            Some(since) => listed >= since,
-            None => listed >= asked || listed.elapsed() < self.config.ttl,
+            Some(since) => listed.asked >= since,
+            None => listed.asked >= asked || listed.age() < self.config.ttl,
         })
     }
 

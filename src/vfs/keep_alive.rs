@@ -80,7 +80,7 @@ impl State {
     /// Containers whose files somebody has looked at here, with the time of the last look.
     fn used(&self) -> Vec<(Container, Instant)> {
         let containers = self.tree.containers.values().filter_map(|ino| self.tree.container(*ino));
-        containers.filter_map(|node| Some((node.container.clone(), node.listed?))).collect()
+        containers.filter_map(|node| Some((node.container.clone(), node.listed?.asked))).collect()
     }
 }
 

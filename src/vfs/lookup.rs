@@ -162,7 +162,7 @@ impl Vfs {
             Some(Kind::Container(container)) => container.listed,
             _ => self.listed_at(state, parent),
         };
-        listed.map_or(Duration::ZERO, |listed| self.config.ttl.saturating_sub(listed.elapsed()))
+        listed.map_or(Duration::ZERO, |listed| self.config.ttl.saturating_sub(listed.age()))
     }
 }
 

@@ -1,10 +1,10 @@
-//! Files that are read one after the other: fetched ahead, and their lists renewed in time.
+//! Files that are read one after the other: fetched ahead, and their lists renewed in time; lists that take long.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use containerfs::emulator::Kind;
+use containerfs::emulator::{Fault, Kind};
 
 use crate::env::{noise, on_both_profiles, on_openai};
 
@@ -73,5 +73,20 @@ fn lists_are_renewed_amid_a_run_before_anybody_has_to_wait_for_them() {
         if begun.elapsed() < Duration::from_secs(1) {
             crate::env::wait_until("both lists are renewed", || lists() == (2, 2));
         }
+    });
+}
+
+#[test]
+fn a_list_that_takes_longer_than_its_ttl_is_not_fetched_for_every_file() {
+    on_openai(|env| {
+        let id = env.container("c");
+        for number in 0..40 {
+            env.store().put_upload(&id, &format!("f{number:02}"), b"x");
+        }
+        let mount = env.mount(&["--ttl", "500ms"]);
+        env.inject(Kind::ListFiles, Fault::Delay { millis: 800 });
+        env.emulator.forget_requests();
+        mount.sh("c", "ls -l > /dev/null; cat f*");
+        assert!(env.count(Kind::ListFiles) < 10, "{} lists", env.count(Kind::ListFiles));
     });
 }
