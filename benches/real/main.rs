@@ -4,13 +4,14 @@
 //! times do not. Each row is measured several times; the best pair counts, the middle one is told beside it.
 
 mod env;
+mod page;
 mod report;
 mod tasks;
 
 use anyhow::Result;
 use containerfs::emulator::Profile::{Openai, Plain};
 
-use report::{Goal, Pair};
+use report::{Goal, Measured, Pair};
 use tasks::CopyIn;
 
 type Task = Box<dyn Fn() -> Result<Pair>>;
@@ -78,47 +79,58 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+/// Why a row may be missed; told where it is.
+fn why(key: &str) -> &'static str {
+    match key {
+        "stream-again" => {
+            "No request reaches the daemon: the kernel has every page. It copies them to the program one page at a time, \
+             where a file of the disk lies in larger pieces."
+        }
+        _ => "",
+    }
+}
+
+fn measured(row: &Row, runs: usize) -> Option<Measured> {
+    let mut pairs = Vec::new();
+    for _ in 0..runs {
+        match (row.task)() {
+            Ok(pair) => pairs.push(pair),
+            Err(error) => println!("{}: {error:#}", row.key),
+        }
+    }
+    pairs.sort_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+    let peak_mib = env::take_peak() / 1024;
+    let middle = pairs.get(pairs.len() / 2)?.ratio();
+    let best = pairs.into_iter().reduce(|a, b| if row.goal.better(b.ratio(), a.ratio()) { b } else { a })?;
+    Some(Measured { key: row.key, told: row.told, goal: row.goal, why: why(row.key), best, middle, peak_mib })
+}
+
 fn main() -> Result<()> {
     let mut filters = Vec::new();
     let mut runs = 3;
+    let mut write = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bench" => {}
+            "--write" => write = true,
             "--runs" => runs = arguments.next().and_then(|runs| runs.parse().ok()).unwrap_or(runs),
             _ => filters.push(argument),
         }
     }
+    anyhow::ensure!(!write || filters.is_empty(), "--write writes every row or none");
+    let mut all = Vec::new();
     for row in rows() {
         if !filters.is_empty() && !filters.iter().any(|filter| row.key == filter) {
             continue;
         }
-        let mut pairs = Vec::new();
-        for _ in 0..runs {
-            match (row.task)() {
-                Ok(pair) => pairs.push(pair),
-                Err(error) => println!("{}: {error:#}", row.key),
-            }
+        if let Some(measured) = measured(&row, runs) {
+            println!("{}", measured.line());
+            all.push(measured);
         }
-        pairs.sort_by(|a, b| a.ratio().total_cmp(&b.ratio()));
-        let peak = env::take_peak() / 1024;
-        let Some(middle) = pairs.get(pairs.len() / 2) else { continue };
-        let best =
-            pairs.iter().copied().reduce(|a, b| if row.goal.better(b.ratio(), a.ratio()) { b } else { a });
-        let best = best.unwrap_or(*middle);
-        println!(
-            "{} {:12} {:.3} ({}; median {:.3})  ours {:.3?} theirs {:.3?}, requests {} / {}, peak {peak} MiB  {}",
-            if row.goal.is_met(best.ratio()) { "ok  " } else { "MISS" },
-            row.key,
-            best.ratio(),
-            row.goal.told(),
-            middle.ratio(),
-            best.ours,
-            best.theirs,
-            best.requests,
-            best.their_requests,
-            row.told,
-        );
+    }
+    if write {
+        page::write(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")), &all, runs)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What was measured, on the terminal and in `docs/performance.md`.
+//! What was measured.
 
 use std::time::Duration;
 
@@ -55,5 +55,39 @@ impl Goal {
             Self::AtLeast(least) => format!("≥ {least}"),
             Self::None => "–".to_owned(),
         }
+    }
+}
+
+/// A row and what came out.
+pub(crate) struct Measured {
+    pub(crate) key: &'static str,
+    pub(crate) told: &'static str,
+    pub(crate) goal: Goal,
+    /// What stands in the way, where the goal is missed.
+    pub(crate) why: &'static str,
+    pub(crate) best: Pair,
+    /// The middle ratio of all runs.
+    pub(crate) middle: f64,
+    pub(crate) peak_mib: u64,
+}
+
+impl Measured {
+    pub(crate) fn is_met(&self) -> bool {
+        self.goal.is_met(self.best.ratio())
+    }
+
+    /// One line for the terminal.
+    pub(crate) fn line(&self) -> String {
+        let Self { key, told, goal, best, middle, peak_mib, .. } = self;
+        format!(
+            "{} {key:12} {:.3} ({}; median {middle:.3})  ours {:.3?} theirs {:.3?}, requests {} / {}, peak {peak_mib} MiB  {told}",
+            if self.is_met() { "ok  " } else { "MISS" },
+            best.ratio(),
+            goal.told(),
+            best.ours,
+            best.theirs,
+            best.requests,
+            best.their_requests,
+        )
     }
 }

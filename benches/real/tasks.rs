@@ -140,9 +140,12 @@ pub(crate) fn stream_again() -> Result<Pair> {
     let mount = server.mount(&[])?;
     shell(&format!("cp {}/large {}", mount.c().display(), native.display()))?;
     let read = |path: &std::path::Path| shell(&format!("cat {} > /dev/null", path.display()));
-    read(&native)?;
-    let theirs = read(&native)?;
-    let (ours, requests) = server.counted(|| read(&mount.c().join("large")))?;
+    let (mut theirs, mut ours, mut requests) = (Duration::MAX, Duration::MAX, 0);
+    for _ in 0..3 {
+        theirs = theirs.min(read(&native)?);
+        let (once, count) = server.counted(|| read(&mount.c().join("large")))?;
+        (ours, requests) = (ours.min(once), requests + count);
+    }
     Ok(Pair::new(ours, theirs).requests(requests, 0))
 }
 

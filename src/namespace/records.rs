@@ -71,6 +71,8 @@ pub struct Records {
     log: File,
     containers: HashMap<ContainerId, ContainerRecords>,
     directories_kept: Option<bool>,
+    /// The last line may have no end: the next fact begins a new one.
+    torn: bool,
 }
 
 impl Records {
@@ -81,16 +83,15 @@ impl Records {
     pub fn open(state_dir: &Path) -> io::Result<Self> {
         let path = state_dir.join("records.jsonl");
         let log = private::open(&path, OpenOptions::new().read(true).append(true).create(true))?;
-        let mut records = Self { log, containers: HashMap::new(), directories_kept: None };
-        let mut torn = false;
-        for line in BufReader::new(records.log.try_clone()?).split(b'\n') {
-            match serde_json::from_slice(&line?) {
-                Ok(fact) => records.apply(fact),
-                Err(_) => torn = true,
+        let mut records = Self { log, containers: HashMap::new(), directories_kept: None, torn: false };
+        let mut lines = BufReader::new(records.log.try_clone()?);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            records.torn = line.last() != Some(&b'\n');
+            if let Ok(fact) = serde_json::from_slice(&line) {
+                records.apply(fact);
             }
-        }
-        if torn {
-            records.log.write_all(b"\n")?;
+            line.clear();
         }
         Ok(records)
     }
@@ -170,9 +171,12 @@ impl Records {
     }
 
     fn note(&mut self, fact: Fact) {
-        let mut line = serde_json::to_vec(&fact).expect("facts have string keys only");
+        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, &fact).expect("facts have string keys only");
         line.push(b'\n');
-        if let Err(error) = self.log.write_all(&line) {
+        let written = self.log.write_all(&line);
+        self.torn = written.is_err();
+        if let Err(error) = written {
             tracing::warn!(%error, "cannot write records.jsonl; names and times of this mount will not outlive it");
         }
         self.apply(fact);
@@ -234,12 +238,17 @@ mod tests {
         }
         let mut records = Records::open(dir.path()).unwrap();
         records.bury(&container, &FileId::from("dead"));
+        // A line of which all but its end was written counts, and so does the next.
+        let path = dir.path().join("records.jsonl");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        Records::open(dir.path()).unwrap().bury(&container, &FileId::from("dead too"));
         let records = Records::open(dir.path()).unwrap();
         let known = records.container(&container).unwrap();
         assert_eq!(known.paths[&id], "a/b");
         assert_eq!(known.attributes[&id], attributes);
         assert_eq!(known.directories.iter().collect::<Vec<_>>(), ["empty"]);
-        assert!(known.tombstones.contains(&FileId::from("dead")));
+        assert!(["dead", "dead too"].iter().all(|id| known.tombstones.contains(&FileId::from(*id))));
         assert_eq!(records.directories_kept(), Some(false));
     }
 }
