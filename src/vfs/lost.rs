@@ -33,8 +33,8 @@ pub(super) struct Lost {
     pub(super) known: HashSet<FileId>,
     /// When it was sent, in seconds since the epoch.
     pub(super) at: i64,
-    /// Says so after a crash, whatever becomes of the bytes.
-    noted: Option<Arc<Noted>>,
+    /// Say so after a crash, whatever becomes of the bytes: one for each time that the same was sent in vain.
+    noted: Vec<Arc<Noted>>,
 }
 
 /// A version that a lost POST has made.
@@ -128,13 +128,13 @@ impl Lost {
         known: HashSet<FileId>,
     ) -> Self {
         let at = attr::now() / 1_000_000_000;
-        Self { container: container.clone(), path: path.to_owned(), len, sha256, known, at, noted: None }
+        Self { container: container.clone(), path: path.to_owned(), len, sha256, known, at, noted: Vec::new() }
     }
 
     /// What an intent of an earlier mount says; `None` if it is of no use any more.
     pub(super) fn of_intent(container: ContainerId, sent: Sent, at: i64, noted: Noted) -> Option<Self> {
         let known = sent.known.into_iter().collect();
-        let noted = Some(Arc::new(noted));
+        let noted = vec![Arc::new(noted)];
         let lost = Self { container, path: sent.path, len: sent.len, sha256: sent.sha256?, known, at, noted };
         let forgotten = lost.is_forgotten();
         if forgotten {
@@ -183,7 +183,7 @@ impl Vfs {
     pub(super) fn note_lost(&self, mut lost: Lost) {
         let noted = self.journal.intend(&lost.intent());
         let noted = noted.inspect_err(|error| tracing::warn!(%error, "a lost answer was not written down"));
-        lost.noted = noted.ok().map(Arc::new);
+        lost.noted = noted.ok().map(Arc::new).into_iter().collect();
         self.state().add_lost(lost);
     }
 }
@@ -194,7 +194,8 @@ impl State {
         match self.lost.iter_mut().find(|other| other.is_same(&lost)) {
             Some(other) => {
                 other.known.extend(lost.known);
-                other.noted = other.noted.take().or(lost.noted);
+                other.at = other.at.max(lost.at);
+                other.noted.extend(lost.noted);
             }
             None => self.lost.push(lost),
         }
@@ -239,10 +240,10 @@ impl State {
     pub(super) fn not_lost(&mut self, container: &ContainerId, path: &str, id: &FileId) {
         for lost in self.lost.iter_mut().filter(|lost| lost.is_of(container, path)) {
             lost.known.insert(id.clone());
-            if let Some(noted) = &lost.noted
-                && let Err(error) = noted.write(&lost.intent())
-            {
-                tracing::warn!(%error, "a lost answer was not written down");
+            for noted in &lost.noted {
+                if let Err(error) = noted.write(&lost.intent()) {
+                    tracing::warn!(%error, "a lost answer was not written down");
+                }
             }
         }
     }

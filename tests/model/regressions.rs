@@ -27,6 +27,19 @@ fn an_empty_file_is_there_after_a_crash() {
 }
 
 #[test]
+fn what_was_sent_in_vain_twice_is_not_taken_for_an_old_version_later() {
+    let lost = |fault| Step::Fault(Kind::Upload, fault);
+    let steps = [
+        lost(Fault::ResetBefore),
+        lost(Fault::ResetAfter),
+        save("a", ""),
+        Step::Append("a", Bytes(Vec::new())),
+        Step::Remount,
+    ];
+    run(&setting(Profile::Openai, Some(Duration::ZERO)), &steps);
+}
+
+#[test]
 fn a_directory_is_renamed_even_if_what_is_in_it_is_refused() {
     let steps = [Step::Mkdir("d"), refused(), save("d/a", ""), Step::Rename("d", "e")];
     run(&setting(Profile::Openai, None), &steps);
