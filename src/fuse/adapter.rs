@@ -265,7 +265,8 @@ impl Filesystem for Adapter {
         let _entered = self.runtime.enter();
         let outcome = self.vfs.open_file(ino(of), flags.0, req.pid());
         answer!(self.vfs, call, reply, outcome,
-            opened => reply.opened(FileHandle(opened.handle), convert::open_flags(&opened)));
+            opened => reply.opened(
+                FileHandle(opened.handle), convert::open_flags(&opened) | convert::close_flags(flags)));
     }
 
     fn create(

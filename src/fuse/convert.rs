@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, OpenFlags, TimeOrNow};
 
 use crate::namespace::inode::Ino;
 use crate::vfs::{Attr, Error, FileKind, Opened, attr};
@@ -74,6 +74,12 @@ pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
     if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
 }
 
+/// Nobody asks about the close of a file that was opened for reading alone, which saves nothing.
+pub(super) fn close_flags(open: OpenFlags) -> FopenFlags {
+    let reads = open.0 & libc::O_ACCMODE == libc::O_RDONLY && open.0 & libc::O_TRUNC == 0;
+    if reads { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() }
+}
+
 /// Nanoseconds since the epoch.
 pub(super) fn nanoseconds(time: TimeOrNow) -> i64 {
     let time = match time {
@@ -99,6 +105,16 @@ mod tests {
     fn times_go_there_and_back_before_the_epoch_too() {
         for nanos in [0, 1, -1, 1_700_000_000_123_456_789, -5_000_000_001] {
             assert_eq!(nanoseconds(TimeOrNow::SpecificTime(time(nanos))), nanos);
+        }
+    }
+
+    #[test]
+    fn a_close_that_may_save_is_asked_about() {
+        for reads in [libc::O_RDONLY, libc::O_RDONLY | libc::O_CLOEXEC] {
+            assert_eq!(close_flags(OpenFlags(reads)), FopenFlags::FOPEN_NOFLUSH);
+        }
+        for saves in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC] {
+            assert_eq!(close_flags(OpenFlags(saves)), FopenFlags::empty());
         }
     }
 

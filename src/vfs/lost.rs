@@ -128,7 +128,15 @@ impl Lost {
         known: HashSet<FileId>,
     ) -> Self {
         let at = attr::now() / 1_000_000_000;
-        Self { container: container.clone(), path: path.to_owned(), len, sha256, known, at, noted: Vec::new() }
+        Self {
+            container: container.clone(),
+            path: path.to_owned(),
+            len,
+            sha256,
+            known,
+            at,
+            noted: Vec::new(),
+        }
     }
 
     /// What an intent of an earlier mount says; `None` if it is of no use any more.

@@ -150,7 +150,10 @@ fn the_log_tells_each_call_with_its_latency_and_the_ids_of_both_sides() {
         assert_eq!(std::fs::read(mount.path("c/f")).unwrap(), b"bytes");
         assert_eq!(save(&mount.path("c/g"), b"mine"), Ok(()));
         // The last line comes after the answer.
-        wait_until("the release is logged", || mount.log().matches("\"release\"").count() >= 2);
+        wait_until("the releases and the close are logged", || {
+            let log = mount.log();
+            log.matches("\"release\"").count() >= 2 && log.contains("\"close\"")
+        });
         let log = mount.log();
         let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let called = |operation: &str| {
