@@ -152,7 +152,8 @@ fn the_log_tells_each_call_with_its_latency_and_the_ids_of_both_sides() {
         // The last line comes after the answer.
         wait_until("the releases and the close are logged", || {
             let log = mount.log();
-            log.matches("\"release\"").count() >= 2 && log.contains("\"close\"")
+            let answered = |line: &str| line.contains("\"us\":") && line.contains("\"operation\":\"close\"");
+            log.matches("\"release\"").count() >= 2 && log.lines().any(answered)
         });
         let log = mount.log();
         let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
