@@ -43,6 +43,18 @@ pub struct Prefetch {
 struct Run {
     last: u64,
     window: usize,
+    /// The file up to which the window has been filled, and how many it is ahead of `last`.
+    front: u64,
+    reached: usize,
+}
+
+/// Where the window of a run is to be filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// The file after which to go on: what lies before it has been looked at.
+    pub after: u64,
+    /// How many files after it.
+    pub files: usize,
 }
 
 impl Prefetch {
@@ -56,23 +68,46 @@ impl Prefetch {
         self.runs.peek(&directory).map(|run| run.last)
     }
 
-    /// A file was opened for reading. `follows` tells whether it comes soon after the last one in the order of the
-    /// directory, `leads` whether it is among the first of it. Returns how many files after it to fetch.
-    pub fn opened(&mut self, directory: u64, file: u64, follows: bool, leads: bool, now: Instant) -> usize {
+    /// A file was opened for reading. `step` tells how many places it comes after the last one in the order of the
+    /// directory, if soon, `leads` whether it is among the first of it. Returns what to look at beyond what has been
+    /// looked at already, so that a file costs the same whatever the window; `None` if nothing is to be fetched.
+    pub fn opened(
+        &mut self,
+        directory: u64,
+        file: u64,
+        step: Option<usize>,
+        leads: bool,
+        now: Instant,
+    ) -> Option<Ahead> {
         let before = self.runs.get(&directory).copied();
-        let carried = leads && self.right_at.is_some_and(|at| now.duration_since(at) < CARRIES_OVER);
-        let window = match before {
-            Some(run) if run.last == file => run.window,
-            Some(run) if follows => (run.window * 2).clamp(FIRST_WINDOW, LAST_WINDOW),
-            _ if carried => FIRST_WINDOW,
-            _ => 0,
+        let anew = |window| Run { last: file, window, front: file, reached: 0 };
+        let run = match (before, step) {
+            (Some(run), _) if run.last == file => run,
+            (Some(run), Some(step)) => {
+                self.right_at = Some(now);
+                let window = (run.window * 2).clamp(FIRST_WINDOW, LAST_WINDOW);
+                match run.reached.checked_sub(step) {
+                    Some(reached) => Run { last: file, window, reached, ..run },
+                    None => anew(window),
+                }
+            }
+            _ if leads && self.right_at.is_some_and(|at| now.duration_since(at) < CARRIES_OVER) => {
+                anew(FIRST_WINDOW)
+            }
+            _ => anew(0),
         };
-        if before.is_some() && follows {
-            self.right_at = Some(now);
-        }
-        self.runs.put(directory, Run { last: file, window });
+        self.runs.put(directory, run);
         let paused = self.paused_until.is_some_and(|until| now < until);
-        if paused { 0 } else { window }
+        let ahead = Ahead { after: run.front, files: run.window.saturating_sub(run.reached) };
+        (run.window > 0 && !paused).then_some(ahead)
+    }
+
+    /// So many files were looked at, the last of which was `front`.
+    pub fn looked(&mut self, directory: u64, front: u64, files: usize) {
+        if let Some(run) = self.runs.get_mut(&directory) {
+            run.front = front;
+            run.reached += files;
+        }
     }
 
     /// The server has had enough.
@@ -91,32 +126,62 @@ impl Default for Prefetch {
 mod tests {
     use super::*;
 
+    fn files(ahead: Option<Ahead>) -> usize {
+        ahead.map_or(0, |ahead| ahead.files)
+    }
+
     #[test]
     fn a_single_file_costs_nothing_and_the_window_doubles_while_it_is_right() {
         let (mut prefetch, now) = (Prefetch::new(), Instant::now());
-        let windows: Vec<usize> = (0..6).map(|n| prefetch.opened(1, n, n > 0, n == 0, now)).collect();
+        let windows: Vec<usize> =
+            (0..6).map(|n| files(prefetch.opened(1, n, (n > 0).then_some(1), n == 0, now))).collect();
         assert_eq!(windows, [0, 16, 32, 64, 128, 128]);
-        assert_eq!(prefetch.opened(1, 5, false, false, now), 128, "the same file again changes nothing");
-        assert_eq!(prefetch.opened(1, 90, false, false, now), 0, "a wrong guess shuts the window");
-        assert_eq!(prefetch.opened(1, 91, true, false, now), 16);
+        assert_eq!(
+            files(prefetch.opened(1, 5, None, false, now)),
+            128,
+            "the same file again changes nothing"
+        );
+        assert_eq!(prefetch.opened(1, 90, None, false, now), None, "a wrong guess shuts the window");
+        assert_eq!(files(prefetch.opened(1, 91, Some(1), false, now)), 16);
+    }
+
+    #[test]
+    fn what_was_looked_at_is_not_looked_at_again() {
+        let (mut prefetch, now) = (Prefetch::new(), Instant::now());
+        prefetch.opened(1, 0, None, true, now);
+        let mut looked = 0;
+        for file in 1..1000 {
+            let ahead = prefetch.opened(1, file, Some(1), false, now).unwrap();
+            assert_eq!(ahead.after, if file == 1 { 1 } else { looked });
+            looked = ahead.after + ahead.files as u64;
+            prefetch.looked(1, looked, ahead.files);
+        }
+        assert_eq!(looked, 999 + LAST_WINDOW as u64);
+        // Two places on, then beyond everything that was looked at.
+        assert_eq!(files(prefetch.opened(1, 1001, Some(2), false, now)), 2);
+        prefetch.opened(1, 1001, None, false, now);
+        for file in 0..200 {
+            let ahead = prefetch.opened(1, 1002 + file, Some(1), false, now);
+            assert!(files(ahead) <= LAST_WINDOW, "{ahead:?}");
+        }
     }
 
     #[test]
     fn a_run_speaks_for_the_next_directory_for_a_while() {
         let (mut prefetch, now) = (Prefetch::new(), Instant::now());
-        prefetch.opened(1, 10, false, true, now);
-        prefetch.opened(1, 11, true, false, now);
-        assert_eq!(prefetch.opened(2, 20, false, false, now), 0, "in the middle: no");
-        assert_eq!(prefetch.opened(3, 30, false, true, now), 16);
-        assert_eq!(prefetch.opened(4, 40, false, true, now + CARRIES_OVER), 0);
+        prefetch.opened(1, 10, None, true, now);
+        prefetch.opened(1, 11, Some(1), false, now);
+        assert_eq!(prefetch.opened(2, 20, None, false, now), None, "in the middle: no");
+        assert_eq!(files(prefetch.opened(3, 30, None, true, now)), 16);
+        assert_eq!(prefetch.opened(4, 40, None, true, now + CARRIES_OVER), None);
     }
 
     #[test]
     fn a_429_shuts_every_window_for_a_while() {
         let (mut prefetch, now) = (Prefetch::new(), Instant::now());
-        prefetch.opened(1, 1, false, true, now);
+        prefetch.opened(1, 1, None, true, now);
         prefetch.pause(now);
-        assert_eq!(prefetch.opened(1, 2, true, false, now), 0);
-        assert!(prefetch.opened(1, 3, true, false, now + PAUSE) > 0);
+        assert_eq!(prefetch.opened(1, 2, Some(1), false, now), None);
+        assert!(files(prefetch.opened(1, 3, Some(1), false, now + PAUSE)) > 0);
     }
 }

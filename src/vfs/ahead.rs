@@ -62,26 +62,29 @@ impl Vfs {
         let (directory, name) = (node.parent, node.name.clone());
         let Some(children) = state.tree.get(directory).and_then(|node| node.children()) else { return };
         let after = |name: &str| children.range::<str, _>((Bound::Excluded(name), Bound::Unbounded));
-        let follows = state.prefetch.last(directory.0).is_some_and(|last| {
-            let last = state.tree.get(Ino(last)).map(|node| node.name.clone());
-            last.is_some_and(|last| after(&last).take(NEAR).any(|(_, next)| *next == ino))
+        let step = state.prefetch.last(directory.0).and_then(|last| {
+            let last = state.tree.get(Ino(last))?.name.clone();
+            after(&last).take(NEAR).position(|(_, next)| *next == ino).map(|place| place + 1)
         });
         let leads = children.values().take(NEAR).any(|first| *first == ino);
-        let window = state.prefetch.opened(directory.0, ino.0, follows, leads, Instant::now());
-        if window == 0 {
+        let Some(ahead) = state.prefetch.opened(directory.0, ino.0, step, leads, Instant::now()) else {
             return;
+        };
+        let front = state.tree.get(Ino(ahead.after)).filter(|node| node.linked && node.parent == directory);
+        let front = front.map_or(name, |node| node.name.clone());
+        let (mut room, mut looked) = (BYTES_AHEAD, None);
+        let mut wanted = Vec::new();
+        for (count, (_, next)) in after(&front).take(ahead.files).enumerate() {
+            if let Some(found) = self.worth_fetching(state, *next) {
+                let Some(left) = room.checked_sub(found.2.bytes.unwrap_or(SMALL)) else { break };
+                room = left;
+                wanted.push(found);
+            }
+            looked = Some((next.0, count + 1));
         }
-        let mut room = BYTES_AHEAD;
-        let wanted: Vec<(Ino, ContainerId, Arc<api::File>)> = after(&name)
-            .take(window)
-            .filter_map(|(_, next)| self.worth_fetching(state, *next))
-            .take_while(|(_, _, file)| {
-                let bytes = file.bytes.unwrap_or(SMALL);
-                let fits = bytes <= room;
-                room = room.saturating_sub(bytes);
-                fits
-            })
-            .collect();
+        if let Some((front, files)) = looked {
+            state.prefetch.looked(directory.0, front, files);
+        }
         for (ino, container, file) in wanted {
             state.fetched_ahead.insert(ino);
             state.looked_ahead.fetched(ino);
