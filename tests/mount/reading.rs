@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::{Fault, FaultRule, Kind};
+use nix::sys::stat::{major, minor};
 
-use crate::env::{ino, noise, on_both_profiles, on_openai, sha256, wait_until};
+use crate::env::{ino, is_missing, noise, on_both_profiles, on_openai, sha256, wait_until};
 
 #[test]
 fn a_length_that_the_service_does_not_tell_is_right() {
@@ -270,5 +271,39 @@ fn a_shell_stays_in_its_directory_when_the_listing_is_refreshed() {
         let script = "cd c/sub && for i in 1 2 3 4; do sleep 0.15; /bin/pwd; ls; done";
         let expected = format!("{}\nf\n", mount.path("c/sub").display()).repeat(4);
         assert_eq!(mount.sh("", script), expected);
+    });
+}
+
+#[test]
+fn a_file_that_was_only_read_is_closed_without_a_call() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--log-level", "debug", "--log-format", "json"]);
+        let called = |operation: &str| {
+            let operation = format!("\"operation\":\"{operation}\"");
+            mount.log().lines().any(|line| line.contains("\"us\":") && line.contains(&operation))
+        };
+        assert_eq!(mount.sh("c", "cat f"), "bytes");
+        wait_until("it is released", || called("release"));
+        assert!(!called("close"), "{}", mount.log());
+        mount.sh("c", "echo more >> f");
+        wait_until("the writer is asked about", || called("close"));
+    });
+}
+
+#[test]
+fn the_kernel_reads_far_ahead_for_root() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&[]);
+        let device = fs::metadata(&mount.dir).unwrap().dev();
+        let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device));
+        let granted =
+            nix::unistd::geteuid().is_root() && fs::OpenOptions::new().write(true).open(&setting).is_ok();
+        if is_missing("root, or a /sys that it may write to", !granted) {
+            return;
+        }
+        assert_eq!(fs::read_to_string(setting).unwrap().trim(), "4096");
     });
 }
