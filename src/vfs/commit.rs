@@ -210,16 +210,22 @@ impl Vfs {
                 inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
             replaced.append(&mut inner.replaces);
             replaced.retain(|id| *id != uploaded.id);
+            self.bury_replaced(state, &to.container, &replaced);
+            if unlinked {
+                state.records.bury(&to.container, &uploaded.id);
+            }
             (replaced, unlinked)
         };
-        if writer.is_promised_beside(&frozen.staging) {
-            // A newer save waits already: its note has to name the version that it will replace.
-            self.promise(ino, writer)?;
+        // A newer save waits already: its note has to name the version that it will replace.
+        let beside = writer.is_promised_beside(&frozen.staging);
+        let noted = if beside { self.promise(ino, writer) } else { Ok(()) };
+        if let Err(error) = noted.and_then(|()| self.settle_shelved(&replaced)) {
+            // They stay, and are shown again.
+            let mut state = self.state();
+            replaced.iter().for_each(|id| state.is_wanted_again(&to.container, id));
+            return Err(error);
         }
-        self.settle_shelved(&replaced)?;
-        for id in replaced {
-            self.delete_replaced(&to.container, &id).await;
-        }
+        self.delete_replaced(&to.container, replaced).await;
         if unlinked {
             // Removed while it travelled.
             self.delete_version(&to.container, &uploaded.id).await;

@@ -33,13 +33,19 @@ impl Vfs {
         Ok(Unwanted::new(container.clone(), ids, noted))
     }
 
-    /// Deletes a version that a newer one has replaced. Its failure is not the save's.
-    pub(super) async fn delete_replaced(&self, container: &ContainerId, id: &FileId) {
-        if self.config.no_delete {
-            return;
+    /// Versions that a newer one has replaced are shown no more. Said under the lock under which they lose their place:
+    /// a list that came in between would show them beside their successor.
+    pub(super) fn bury_replaced(&self, state: &mut State, container: &ContainerId, ids: &[FileId]) {
+        if !self.config.no_delete {
+            ids.iter().for_each(|id| state.records.bury(container, id));
         }
-        self.state().records.bury(container, id);
-        self.delete_version(container, id).await;
+    }
+
+    /// Deletes buried versions that a newer one has replaced. Their failure is not the save's.
+    pub(super) async fn delete_replaced(&self, container: &ContainerId, ids: Vec<FileId>) {
+        if !self.config.no_delete && !ids.is_empty() {
+            self.delete(Unwanted::new(container.clone(), ids, None)).await;
+        }
     }
 
     /// Deletes a version whose deletion follows from another intent.

@@ -100,14 +100,16 @@ impl Vfs {
             state.tree.rename(ino, to, name);
             state.shelved.insert(real, ino);
             let id = state.tree.container(container).map(|container| container.container.id.clone());
-            replaced.and_then(|replaced| Some((id?, replaced)))
+            let replaced = replaced.and_then(|replaced| Some((id?, vec![replaced])));
+            replaced.iter().for_each(|(container, ids)| self.bury_replaced(state, container, ids));
+            replaced
         };
         match class {
             Class::Local => self.settle_aside_later(ino),
             Class::Deferred => self.commit_in(GRACE, ino, &writer),
         }
-        if let Some((container, id)) = replaced {
-            self.delete_replaced(&container, &id).await;
+        if let Some((container, ids)) = replaced {
+            self.delete_replaced(&container, ids).await;
         }
         Ok(())
     }

@@ -152,3 +152,24 @@ fn a_file_that_was_replaced_and_that_nobody_had_open_is_stale_and_not_cut_short(
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), noise(10));
     });
 }
+
+#[test]
+fn what_a_rename_replaces_is_never_shown_beside_it() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for name in ["from", "to"] {
+            env.store().put_upload(&id, name, name.as_bytes());
+        }
+        let mount = env.mount(&["--write-back", "--write-back-delay", "10ms", "--ttl", "50ms"]);
+        mount.sh("c", "cat from to");
+        env.inject(DeleteFile, Fault::Delay { millis: 700 });
+        mount.sh("c", "mv from to");
+        wait_until("both old versions are deleted", || {
+            let names = mount.names("c");
+            assert_eq!(names, ["to"]);
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            env.store().files(&id).len() == 1
+        });
+        assert_eq!(mount.sh("c", "cat to"), "from");
+    });
+}
