@@ -119,7 +119,8 @@ impl Vfs {
         self.ensure_fresh_of(ino).await?;
         self.ensure_size(ino).await?;
         let state = self.state();
-        let node = state.tree.get(ino).filter(|node| node.linked || node.handles > 0);
+        let is_there = |node: &&Node| node.linked || node.handles > 0 || matches!(node.kind, Kind::Link(_));
+        let node = state.tree.get(ino).filter(is_there);
         let node = node.ok_or_else(|| Error::quiet(libc::ENOENT))?;
         Ok(self.entry_of(&state, ino, node))
     }
@@ -127,7 +128,8 @@ impl Vfs {
     /// Attributes of an inode if memory has them.
     pub fn getattr_now(&self, ino: Ino) -> Option<Result<Entry>> {
         let state = self.state();
-        let node = state.tree.get(ino).filter(|node| node.linked || node.handles > 0);
+        let is_there = |node: &&Node| node.linked || node.handles > 0 || matches!(node.kind, Kind::Link(_));
+        let node = state.tree.get(ino).filter(is_there);
         // Whoever came by a name that is no more looks it up again.
         let Some(node) = node else { return Some(Err(Error::quiet(libc::ESTALE))) };
         if node.handles == 0 && state.local_len(ino).is_none() && !self.is_fresh(&state, ino) {

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::Duration;
 
 use containerfs::emulator::Kind;
 
@@ -226,5 +229,17 @@ fn a_name_once_given_holds_when_the_container_before_it_goes() {
         env.store().delete_container(&first);
         crate::env::wait_until("it goes", || mount.names("").len() == 1);
         assert_eq!(mount.names(""), names[1..]);
+    });
+}
+
+#[test]
+fn a_link_that_is_held_open_is_still_there_after_the_ttl() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let link = fs::OpenOptions::new().read(true).custom_flags(flags).open(mount.path(&id)).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        assert!(link.metadata().unwrap().file_type().is_symlink());
     });
 }
