@@ -168,16 +168,10 @@ pub fn apply_files(
 
 /// A made-up name for what cannot have `name`: `name~<8 hex>`, with the id's own digits if they are free.
 pub fn made_up(name: &str, id: &str, free: impl Fn(&str) -> bool) -> String {
-    let mut tries = vec![names::short_id(id), names::hashed_id(id)];
-    for salt in 0..64 {
-        tries.push(names::hashed_id(&format!("{id}#{salt}")));
-    }
-    let mut candidates = tries.iter().map(|tag| names::tagged(name, tag));
-    candidates
-        .clone()
-        .find(|name| free(name))
-        .or_else(|| candidates.next_back())
-        .unwrap_or_else(|| id.to_owned())
+    let salted = (0_u32..).map(|salt| names::hashed_id(&format!("{id}#{salt}")));
+    let mut tags = [names::short_id(id), names::hashed_id(id)].into_iter().chain(salted);
+    tags.find_map(|tag| Some(names::tagged(name, &tag)).filter(|name| free(name)))
+        .expect("there are more tags than a list has files")
 }
 
 /// Whether a version was uploaded here after the list was asked for, which may know the one before under the same id.

@@ -190,3 +190,12 @@ fn a_list_asked_for_before_an_upload_landed_changes_nothing_of_it() {
     fixture.list(&listed);
     assert_ne!(fixture.ino("f"), ino);
 }
+
+#[test]
+fn a_made_up_name_is_never_one_that_is_taken() {
+    let mut taken = std::collections::HashSet::new();
+    for _ in 0..200 {
+        let name = made_up("x.txt", "cfile_0123456789abcdef", |name| !taken.contains(name));
+        assert!(taken.insert(name), "given out twice");
+    }
+}
