@@ -134,18 +134,20 @@ pub enum Adopted {
 }
 
 impl Adopted {
-    /// Nothing if the mount died before it had written down what it was about to do.
+    /// Nothing if the mount died before it had written down what it was about to do. What is there and cannot be read,
+    /// for whatever reason, stays where it is: a newer version, a person or a better day may read it.
     fn open(slot: PathBuf) -> io::Result<Option<Self>> {
-        if slot.join("data").exists() {
+        if slot.join("data").symlink_metadata().is_ok() {
             return Staging::reopen(slot).map(Self::Staging).map(Some);
         }
         let noted = Noted::at(slot);
         match noted.read() {
             Ok(intent) => Ok(Some(Self::Intent(noted, intent))),
-            Err(error) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 noted.done();
-                if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 }
@@ -250,6 +252,33 @@ mod tests {
         noted.done();
         drop(next);
         assert!(subdirectories(&dir.path().join("journal")).is_empty(), "nothing is left");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_kept_and_keeps_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let intent = Intent::Delete { container: "cntr_1".into(), ids: vec!["cfile_1".into()] };
+        let dead = Journal::open(dir.path()).unwrap();
+        let torn = dead.intend(&intent).unwrap();
+        torn.stage().unwrap().write_at(b"precious", 0).unwrap();
+        let slot = subdirectories(&dead.own).pop().unwrap();
+        fs::write(slot.join("intent.json"), "{\"intent\":\"dele").unwrap();
+        let dangling = dead.slot();
+        fs::create_dir(&dangling).unwrap();
+        std::os::unix::fs::symlink("nowhere", dangling.join("data")).unwrap();
+        fs::write(dangling.join("meta.json"), "{}").unwrap();
+        dead.intend(&intent).unwrap();
+        drop(dead);
+        for _ in 0..2 {
+            let next = Journal::open(dir.path()).unwrap();
+            let adopted = next.adopt();
+            let [Adopted::Intent(_, found)] = adopted.as_slice() else { panic!("{adopted:?}") };
+            assert_eq!(*found, intent);
+            let slots = subdirectories(&next.own);
+            assert!(slots.iter().any(|slot| slot.join("meta.json").exists()));
+            let staged = slots.iter().flat_map(|slot| subdirectories(slot)).map(|slot| slot.join("data"));
+            assert!(staged.map(fs::read).any(|bytes| bytes.is_ok_and(|bytes| bytes == b"precious")));
+        }
     }
 
     #[test]
