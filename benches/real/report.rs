@@ -9,11 +9,18 @@ pub(crate) struct Pair {
     pub(crate) theirs: Duration,
     pub(crate) requests: usize,
     pub(crate) their_requests: usize,
+    /// The ratio is of throughputs and not of times: the larger the better.
+    throughput: bool,
 }
 
 impl Pair {
     pub(crate) fn new(ours: Duration, theirs: Duration) -> Self {
-        Self { ours, theirs, requests: 0, their_requests: 0 }
+        Self { ours, theirs, requests: 0, their_requests: 0, throughput: false }
+    }
+
+    /// The same bytes in these times.
+    pub(crate) fn throughput(ours: Duration, theirs: Duration) -> Self {
+        Self { throughput: true, ..Self::new(ours, theirs) }
     }
 
     pub(crate) fn requests(self, ours: usize, theirs: usize) -> Self {
@@ -21,7 +28,8 @@ impl Pair {
     }
 
     pub(crate) fn ratio(&self) -> f64 {
-        self.ours.as_secs_f64() / self.theirs.as_secs_f64()
+        let times = self.ours.as_secs_f64() / self.theirs.as_secs_f64();
+        if self.throughput { times.recip() } else { times }
     }
 }
 

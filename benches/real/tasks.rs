@@ -129,8 +129,7 @@ pub(crate) fn stream(throttled: bool) -> Result<Pair> {
     let mount = server.mount(&[])?;
     let (ours, requests) =
         server.counted(|| shell(&format!("cat {}/large > /dev/null", mount.c().display())))?;
-    // Throughputs, not times: the larger the better.
-    Ok(Pair::new(theirs, ours).requests(requests, their_requests))
+    Ok(Pair::throughput(ours, theirs).requests(requests, their_requests))
 }
 
 /// The same file once more, against a file of the disk below.
