@@ -94,6 +94,10 @@ fn why(key: &str) -> &'static str {
             "A close takes some 3 ms beside its round trip, most of it for syncing the bytes and their intent before the \
              POST, and the emulator's 50 ms take 52."
         }
+        "grep-warm" => {
+            "Each open asks the daemon, which is how a version from elsewhere is noticed; the answer comes from memory, and \
+             what it costs is two switches of the scheduler, which differ from run to run."
+        }
         _ => "",
     }
 }
