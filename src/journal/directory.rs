@@ -238,6 +238,26 @@ mod tests {
     }
 
     #[test]
+    fn a_note_takes_nothing_back_that_is_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let staging = journal.stage().unwrap();
+        let asked = std::cell::Cell::new(0);
+        let says = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                staging.write_meta(&meta("newer"), true).unwrap();
+                return Some(meta("older"));
+            }
+            assert_eq!(staging.meta().unwrap(), meta("newer"), "the older note was never on disk");
+            Some(meta("newest"))
+        };
+        assert_eq!(staging.note(true, says).unwrap().unwrap(), meta("newest"));
+        assert_eq!(staging.meta().unwrap(), meta("newest"));
+        staging.discard();
+    }
+
+    #[test]
     fn an_intent_is_adopted_until_it_is_done() {
         let dir = tempfile::tempdir().unwrap();
         let intent = Intent::Delete { container: "cntr_1".into(), ids: vec!["cfile_1".into()] };

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -87,8 +88,18 @@ pub struct Sent {
 pub struct Staging {
     dir: PathBuf,
     file: File,
-    /// Held while the note is written. Tells whether the directory's own entry is durable.
-    noting: Mutex<bool>,
+    noting: Mutex<Written>,
+    /// Counts those who set out to write the note.
+    turns: AtomicU64,
+}
+
+/// What is known of the note on disk; held while it is written.
+#[derive(Debug, Default)]
+struct Written {
+    /// The turn of who wrote it.
+    turn: u64,
+    /// Whether the directory's own entry is durable.
+    anchored: bool,
 }
 
 impl Staging {
@@ -96,12 +107,12 @@ impl Staging {
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("data"))?;
-        Ok(Self { dir, file, noting: Mutex::default() })
+        Ok(Self { dir, file, noting: Mutex::default(), turns: AtomicU64::default() })
     }
 
     pub(super) fn reopen(dir: PathBuf) -> io::Result<Self> {
         let file = private::open(&dir.join("data"), OpenOptions::new().read(true).write(true))?;
-        Ok(Self { dir, file, noting: Mutex::default() })
+        Ok(Self { dir, file, noting: Mutex::default(), turns: AtomicU64::default() })
     }
 
     /// The open file.
@@ -182,16 +193,34 @@ impl Staging {
     /// # Errors
     /// The disk's.
     pub fn write_meta(&self, meta: &Meta, durable: bool) -> io::Result<()> {
-        let mut anchored = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
-        steps::step();
-        note::write(&self.dir, NOTE, meta, durable)?;
-        if durable && !*anchored {
-            if let Some(journal) = self.dir.parent() {
-                File::open(journal)?.sync_all()?;
+        self.note(durable, || Some(meta.clone())).map(|_| ())
+    }
+
+    /// Writes `meta.json`, whole or not at all, with what `says` knows. Nothing that is known when this begins is taken
+    /// back by a note of somebody else who began before; `says` is asked again if somebody who began later was faster.
+    /// Returns what was written, or `None` if there was nothing to say.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn note(&self, durable: bool, says: impl Fn() -> Option<Meta>) -> io::Result<Option<Meta>> {
+        loop {
+            let turn = self.turns.fetch_add(1, Ordering::SeqCst) + 1;
+            let Some(meta) = says() else { return Ok(None) };
+            let mut written = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+            if written.turn > turn {
+                continue;
             }
-            *anchored = true;
+            written.turn = turn;
+            steps::step();
+            note::write(&self.dir, NOTE, &meta, durable)?;
+            if durable && !written.anchored {
+                if let Some(journal) = self.dir.parent() {
+                    File::open(journal)?.sync_all()?;
+                }
+                written.anchored = true;
+            }
+            return Ok(Some(meta));
         }
-        Ok(())
     }
 
     /// What `meta.json` says, if it is there and whole.

@@ -27,6 +27,7 @@ use crate::vfs::{Error, Result, Vfs, attr};
 const WORTH_COMPARING: u64 = 16 << 20;
 
 /// Where a save goes.
+#[derive(Clone)]
 pub(super) struct Destination {
     container: ContainerId,
     path: String,
@@ -63,31 +64,32 @@ impl Vfs {
 
     /// Writes down whose bytes these will be, for whoever finds them after a crash.
     pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
-        if let Some(mut meta) = self.meta(ino, None) {
-            meta.closed = false;
-            staging.write_meta(&meta, false)?;
-        }
+        staging.note(false, || self.meta(ino, None).map(|meta| Meta { closed: false, ..meta }))?;
         Ok(())
     }
 
     /// Makes the bytes of a closed file durable here.
     pub(super) fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
         loop {
-            let Some(meta) = self.meta(ino, None) else { return Ok(()) };
             let staging = writer.inner().staging.clone();
             let Some(staging) = staging else { return Ok(()) };
-            match staging.sync().and_then(|()| staging.write_meta(&meta, true)) {
-                Ok(()) => writer.promised(&staging),
+            match staging.sync().and_then(|()| staging.note(true, || self.meta(ino, None))) {
+                Ok(None) => return Ok(()),
+                Ok(Some(noted)) => {
+                    writer.promised(&staging);
+                    // An upload of older bytes that landed meanwhile has changed what these will replace.
+                    if self.meta(ino, None).is_some_and(|now| now.says_the_same(&noted)) {
+                        return Ok(());
+                    }
+                }
                 // Uploaded meanwhile: there is nothing to promise.
-                Err(_) if !writer.inner().is_dirty() => staging.discard(),
+                Err(_) if !writer.inner().is_dirty() => {
+                    staging.discard();
+                    return Ok(());
+                }
                 Err(error) => return Err(error.into()),
             }
-            // An upload of older bytes that landed meanwhile has changed what these will replace.
-            if self.meta(ino, None).is_some_and(|now| now.says_the_same(&meta)) {
-                break;
-            }
         }
-        Ok(())
     }
 
     pub(super) async fn commit_when_due(self: Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
@@ -158,12 +160,12 @@ impl Vfs {
                 let name = state.shown_in(&destination.container, &destination.path);
                 state.failures.insert(ino, Left { name, reason: reason.clone() });
                 drop(guard);
-                if let Some(mut meta) = self.meta(ino, Some(&destination)) {
-                    (meta.reason, meta.refused, meta.noted_at) = (Some(reason), refused, frozen.noted_at());
-                    let kept = frozen.staging.sync().and_then(|()| frozen.staging.write_meta(&meta, true));
-                    if let Err(error) = kept {
-                        tracing::error!(%error, "unsent bytes could not be made durable");
-                    }
+                let says = || {
+                    let meta = self.meta(ino, Some(&destination))?;
+                    Some(Meta { reason: Some(reason.clone()), refused, noted_at: frozen.noted_at(), ..meta })
+                };
+                if let Err(error) = frozen.staging.sync().and_then(|()| frozen.staging.note(true, says)) {
+                    tracing::error!(%error, "unsent bytes could not be made durable");
                 }
                 writer.thaw(&frozen, false);
                 if writer.is_promised_beside(&frozen.staging) {
@@ -255,18 +257,19 @@ impl Vfs {
             known: known.iter().cloned().collect(),
         };
         writer.sending(sending.clone());
-        if let Some(mut meta) = self.meta(ino, Some(to)) {
-            if !meta.sent.contains(&sending) {
-                meta.sent.push(sending);
-            }
-            meta.noted_at = frozen.noted_at();
-            let staging = frozen.staging.clone();
-            let noted = tokio::task::spawn_blocking(move || {
-                staging.sync()?;
-                staging.write_meta(&meta, true)
-            });
-            noted.await.map_err(|error| Error::told(libc::EIO, error.to_string()))??;
-        }
+        let noted = {
+            let (vfs, to, staging, noted_at) =
+                (self.clone(), to.clone(), frozen.staging.clone(), frozen.noted_at());
+            let says = move || {
+                let mut meta = vfs.meta(ino, Some(&to))?;
+                if !meta.sent.contains(&sending) {
+                    meta.sent.push(sending.clone());
+                }
+                Some(Meta { noted_at, ..meta })
+            };
+            tokio::task::spawn_blocking(move || staging.sync().and_then(|()| staging.note(true, says)))
+        };
+        noted.await.map_err(|error| Error::told(libc::EIO, error.to_string()))??;
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
         let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         steps::step();
