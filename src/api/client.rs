@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -16,13 +16,14 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use url::{Host, Url};
 
-pub use crate::api::content::Content;
+pub use crate::api::content::{Content, Part};
 use crate::api::error::{Error, ErrorKind, Result, Told};
 use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
 use crate::api::paging::{self, Cursors};
+use crate::api::priority::{self, Priority};
 use crate::api::raw::Raw;
 use crate::api::redact::Redactor;
-use crate::api::stats::Stats;
+use crate::api::stats::{Connections, Stats};
 use crate::api::transport::{Call, Payload, Transport, constant_headers, innermost};
 pub use crate::api::upload::UploadBody;
 
@@ -165,7 +166,13 @@ impl Client {
 
     /// What was asked of the server so far.
     pub fn stats(&self) -> Stats {
-        self.0.transport.counters.snapshot()
+        let (most, in_use) = self.0.transport.load();
+        Stats { connections: Connections { most, in_use }, ..self.0.transport.counters.snapshot() }
+    }
+
+    /// When the server has had enough, the last time (429).
+    pub fn limited_at(&self) -> Option<Instant> {
+        self.0.transport.limited_at().map(tokio::time::Instant::into_std)
     }
 
     /// What the server's clock showed in its last reply, and what ours showed then. A `Date` has whole seconds.
@@ -290,20 +297,29 @@ impl Client {
         self.delete("delete file", url).await
     }
 
-    /// The content of a file, from byte `from` on where the server takes ranges.
+    /// The content of a file, or a part of it where the server takes ranges.
     ///
     /// # Errors
     /// The server's, before the first byte.
-    pub async fn content(
+    pub async fn content(&self, container: &ContainerId, file: &FileId, part: &Part) -> Result<Content> {
+        self.content_for(container, file, part, &Priority::new(priority::current())).await
+    }
+
+    /// The same, with an urgency that may rise.
+    ///
+    /// # Errors
+    /// The server's, before the first byte.
+    pub async fn content_for(
         &self,
         container: &ContainerId,
         file: &FileId,
-        from: Option<u64>,
+        part: &Part,
+        priority: &Priority,
     ) -> Result<Content> {
         let parts = ["containers", container.as_str(), "files", file.as_str(), "content"];
         let url = self.url("content", &parts, &())?;
         let call = Call { operation: "content", method: Method::GET, url, payload: Payload::Nothing };
-        let reply = self.0.transport.open(&call, from).await?;
+        let reply = self.0.transport.open(&call, part, priority).await?;
         Ok(Content::new(self.clone(), self.0.transport.timeout(), reply))
     }
 

@@ -1,19 +1,42 @@
 //! The content of a file, as it arrives.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use crate::api::budget;
 use crate::api::client::Client;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
+use crate::api::gate::Permit;
 use crate::api::transport::{Reply, enough, innermost};
 
 const OPERATION: &str = "content";
+
+/// What is wanted of a file. A server that takes no ranges sends the whole file all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Every byte.
+    Whole,
+    /// From this byte to the end.
+    From(u64),
+    /// These bytes.
+    Range(Range<u64>),
+}
+
+impl Part {
+    /// The value of `Range`.
+    pub(super) fn to_header(&self) -> Option<String> {
+        match self {
+            Self::Whole => None,
+            Self::From(from) => Some(format!("bytes={from}-")),
+            Self::Range(range) => Some(format!("bytes={}-{}", range.start, range.end.saturating_sub(1))),
+        }
+    }
+}
 
 /// A body under way.
 pub struct Content {
@@ -29,7 +52,7 @@ pub struct Content {
     window: Duration,
     waited: Duration,
     moved: u64,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Content {

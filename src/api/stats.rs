@@ -20,6 +20,17 @@ pub struct Stats {
     pub bytes_down: u64,
     /// Bytes of content sent.
     pub bytes_up: u64,
+    /// Of the transfers.
+    pub connections: Connections,
+}
+
+/// How many transfers go on at once; adapts to what the server takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// At most.
+    pub most: usize,
+    /// At present.
+    pub in_use: usize,
 }
 
 /// What was asked by one operation.

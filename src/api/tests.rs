@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::client::UploadBody;
+use super::client::{Part, UploadBody};
 use super::model::{CreateContainer, ListParams};
 use super::{Client, ClientConfig, Container, ContainerId, Cursors, ErrorKind, File, FileId};
 use crate::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile};
@@ -84,7 +84,7 @@ async fn the_nine_operations_go_round() {
         .unwrap();
     assert_eq!(file.bytes, Some(2));
     assert_eq!(client.retrieve_file(&container.id, &file.id).await.unwrap().path, file.path);
-    let mut content = client.content(&container.id, &file.id, None).await.unwrap();
+    let mut content = client.content(&container.id, &file.id, &Part::Whole).await.unwrap();
     assert_eq!(content.length, Some(2));
     assert_eq!(content.chunk().await.unwrap().unwrap(), b"\0\xff"[..]);
     assert!(content.chunk().await.unwrap().is_none());
@@ -370,7 +370,7 @@ async fn a_stalled_body_is_given_up_and_a_slow_one_is_not() {
     let client = Client::new(&config).unwrap();
     let (id, file) = (ContainerId::from(id.as_str()), FileId::from(file.as_str()));
     let whole = async || {
-        let mut content = client.content(&id, &file, None).await?;
+        let mut content = client.content(&id, &file, &Part::Whole).await?;
         let mut bytes = 0;
         while let Some(chunk) = content.chunk().await? {
             bytes += chunk.len();

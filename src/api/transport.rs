@@ -11,14 +11,16 @@ use bytes::{Bytes, BytesMut};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span};
 use url::Url;
 
 use crate::api::budget;
 use crate::api::client::ClientConfig;
+use crate::api::content::Part;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
+use crate::api::gate::{Gate, Permit};
+use crate::api::priority::{self, Priority};
 use crate::api::redact::Redactor;
 use crate::api::retry;
 use crate::api::stats::Counters;
@@ -65,6 +67,10 @@ impl Call {
         self.method == Method::POST
     }
 
+    fn is_content(&self) -> bool {
+        self.operation == "content"
+    }
+
     /// Bytes of content that it sends.
     fn length(&self) -> u64 {
         match &self.payload {
@@ -77,15 +83,34 @@ impl Call {
 /// A reply whose body has not been read, with the right to go on using its connection.
 pub(super) struct Reply {
     pub(super) response: Response,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) permit: Permit,
+}
+
+/// Requests a minute, most urgent first: only one at a time waits for the next that is allowed.
+struct Limiter {
+    requests: DefaultDirectRateLimiter,
+    next: Arc<Gate>,
+}
+
+impl Limiter {
+    fn new(most: std::num::NonZeroU32) -> Self {
+        let burst = std::num::NonZeroU32::new(most.get().div_ceil(10)).unwrap_or(most);
+        let requests = RateLimiter::direct(Quota::per_minute(most).allow_burst(burst));
+        Self { requests, next: Gate::new(1) }
+    }
+
+    async fn allowed(&self, priority: &Priority) {
+        let _next = self.next.acquire(priority).await;
+        self.requests.until_ready().await;
+    }
 }
 
 pub(super) struct Transport {
     http: reqwest::Client,
     timeout: Duration,
-    metadata: Arc<Semaphore>,
-    transfers: Arc<Semaphore>,
-    limiter: Option<DefaultDirectRateLimiter>,
+    metadata: Arc<Gate>,
+    transfers: Arc<Gate>,
+    limiter: Option<Limiter>,
     pub(super) counters: Counters,
     pub(super) redactor: Redactor,
     /// The `Date` of the last reply, and when it came.
@@ -94,15 +119,12 @@ pub(super) struct Transport {
 
 impl Transport {
     pub(super) fn new(http: reqwest::Client, config: &ClientConfig) -> Self {
-        let limiter = config.max_requests_per_minute.and_then(std::num::NonZeroU32::new).map(|most| {
-            let burst = std::num::NonZeroU32::new(most.get().div_ceil(10)).unwrap_or(most);
-            RateLimiter::direct(Quota::per_minute(most).allow_burst(burst))
-        });
+        let limiter = config.max_requests_per_minute.and_then(std::num::NonZeroU32::new).map(Limiter::new);
         Self {
             http,
             timeout: config.timeout,
-            metadata: Arc::new(Semaphore::new(config.max_connections.max(METADATA_AT_ONCE))),
-            transfers: Arc::new(Semaphore::new(config.max_connections.max(1))),
+            metadata: Gate::new(config.max_connections.max(METADATA_AT_ONCE)),
+            transfers: Gate::new(config.max_connections),
             limiter,
             counters: Counters::default(),
             redactor: Redactor::new(config),
@@ -117,6 +139,16 @@ impl Transport {
         Some((httpdate::parse_http_date(date.to_str().ok()?).ok()?, at))
     }
 
+    /// When the server has had enough, the last time.
+    pub(super) fn limited_at(&self) -> Option<Instant> {
+        self.transfers.limited_at()
+    }
+
+    /// Transfers that may be under way, and those that are.
+    pub(super) fn load(&self) -> (usize, usize) {
+        self.transfers.load()
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -124,10 +156,12 @@ impl Transport {
     /// Sends a call and reads its whole reply, which is JSON or nothing.
     pub(super) async fn call(&self, call: &Call) -> Result<Bytes> {
         let transfer = matches!(call.payload, Payload::File { .. });
-        let _permit = self.turn(if transfer { &self.transfers } else { &self.metadata }).await;
+        let priority = Priority::new(priority::current());
+        let _permit = self.turn(if transfer { &self.transfers } else { &self.metadata }, &priority).await;
         let begun = Instant::now();
         let deadline = budget::deadline(self.timeout);
-        let outcome = self.repeated(call, deadline, |moved| self.call_once(call, deadline, moved)).await;
+        let outcome =
+            self.repeated(call, deadline, &priority, |moved| self.call_once(call, deadline, moved)).await;
         if outcome.is_ok() {
             budget::give_back(begun.elapsed());
         }
@@ -141,7 +175,7 @@ impl Transport {
         moved: Option<Arc<AtomicU64>>,
     ) -> std::result::Result<Bytes, Failure> {
         let whole = async {
-            let response = self.send(call, None, moved.clone()).await?;
+            let response = self.send(call, &Part::Whole, moved.clone()).await?;
             bounded(call, response, JSON_MAX, &self.redactor).await
         };
         match &moved {
@@ -150,24 +184,24 @@ impl Transport {
         }
     }
 
-    /// Sends a call whose reply is a file, from byte `from` on. A reply that stays away within the deadline is an
-    /// error; how long the body takes is the reader's business.
-    pub(super) async fn open(&self, call: &Call, from: Option<u64>) -> Result<Reply> {
-        let permit = self.turn(&self.transfers).await;
+    /// Sends a call whose reply is a file, or a part of it. A reply that stays away within the deadline is an error; how
+    /// long the body takes is the reader's business.
+    pub(super) async fn open(&self, call: &Call, part: &Part, priority: &Priority) -> Result<Reply> {
+        let permit = self.turn(&self.transfers, priority).await;
         let begun = Instant::now();
         let deadline = budget::deadline(self.timeout);
-        let once = |_| self.until(deadline, call, self.send(call, from, None));
-        let response = self.repeated(call, deadline, once).await?;
+        let once = |_| self.until(deadline, call, self.send(call, part, None));
+        let response = self.repeated(call, deadline, priority, once).await?;
         budget::give_back(begun.elapsed());
         Ok(Reply { response, permit })
     }
 
     /// Waits for a connection and for the rate limit; no deadline runs meanwhile.
-    async fn turn(&self, connections: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    async fn turn(&self, connections: &Arc<Gate>, priority: &Priority) -> Permit {
         budget::free(async {
-            let permit = connections.clone().acquire_owned().await.expect("the semaphores are never closed");
+            let permit = connections.acquire(priority).await;
             if let Some(limiter) = &self.limiter {
-                limiter.until_ready().await;
+                limiter.allowed(priority).await;
             }
             permit
         })
@@ -178,6 +212,7 @@ impl Transport {
         &self,
         call: &Call,
         deadline: Instant,
+        priority: &Priority,
         attempt: impl Fn(Option<Arc<AtomicU64>>) -> Attempt,
     ) -> Result<T>
     where
@@ -203,12 +238,19 @@ impl Transport {
             self.counters.answered(call.operation, took, outcome.is_err());
             let Failure { error, asked } = match outcome {
                 Ok(done) => {
+                    let gate = if transfer || call.is_content() { &self.transfers } else { &self.metadata };
+                    // How long an upload takes says how large it is.
+                    gate.answered(call.is_content().then_some(took));
                     span.in_scope(|| tracing::debug!(ms, "answered"));
                     return Ok(done);
                 }
                 Err(failure) => failure,
             };
             span.in_scope(|| tracing::debug!(ms, %error, "failed"));
+            if error.kind == ErrorKind::RateLimited {
+                // Limits are an organisation's (API.md "Limits"), whatever was asked.
+                [&self.transfers, &self.metadata].iter().for_each(|gate| gate.rate_limited());
+            }
             let wait = asked.unwrap_or_else(|| retry::backoff(attempts, rand::random()));
             waited += wait;
             // A transfer's own time is not counted: it was moving.
@@ -219,7 +261,7 @@ impl Transport {
             self.counters.repeated();
             tokio::time::sleep(wait).await;
             if let Some(limiter) = &self.limiter {
-                limiter.until_ready().await;
+                limiter.allowed(priority).await;
             }
         }
         unreachable!("the loop ends by returning")
@@ -228,7 +270,7 @@ impl Transport {
     async fn send(
         &self,
         call: &Call,
-        from: Option<u64>,
+        part: &Part,
         moved: Option<Arc<AtomicU64>>,
     ) -> std::result::Result<Response, Failure> {
         let mut request = self.http.request(call.method.clone(), call.url.clone());
@@ -245,13 +287,13 @@ impl Transport {
                     .body(form.body(body, moved, sent.clone()))
             }
         };
-        request = if call.operation == "content" {
+        request = if call.is_content() {
             request.header(ACCEPT, "application/binary")
         } else {
             request.header(ACCEPT, "application/json")
         };
-        if let Some(from) = from {
-            request = request.header(RANGE, format!("bytes={from}-"));
+        if let Some(range) = part.to_header() {
+            request = request.header(RANGE, range);
         }
         let response = request.send().await.map_err(|error| Failure::from(broken(call, &error)))?;
         if let Some(date) = response.headers().get(DATE) {

@@ -118,10 +118,12 @@ fn table(told: &[Value]) -> String {
                 .add_row(["ahead".to_owned(), format!("{fetched} files fetched ahead, {read} of them read")]);
         }
         let traffic = format!(
-            "{} down, {} up, {} retries",
+            "{} down, {} up, {} retries, {} of {} connections in use",
             HumanBytes(number("/requests/bytes_down")),
             HumanBytes(number("/requests/bytes_up")),
-            number("/requests/retries")
+            number("/requests/retries"),
+            number("/requests/connections/in_use"),
+            number("/requests/connections/most")
         );
         table.add_row(["traffic".to_owned(), traffic]);
         for (operation, of) in

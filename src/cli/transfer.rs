@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use crate::api::client::UploadBody;
+use crate::api::client::{Part, UploadBody};
 use crate::api::{Client, ContainerId, FileId};
 use crate::cli::args::Common;
 use crate::cli::server;
@@ -144,7 +144,7 @@ async fn receive(
     bar: &ProgressBar,
     careful: bool,
 ) -> Result<()> {
-    let mut content = client.content(container, file, None).await?;
+    let mut content = client.content(container, file, &Part::Whole).await?;
     if let Some(length) = content.length {
         bar.set_length(length);
     }

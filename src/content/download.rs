@@ -17,6 +17,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use crate::api::client::Part;
+use crate::api::priority::{self, Priority};
 use crate::api::{self, Client, ContainerId, budget};
 use crate::content::cache::{Cache, Cached, Checksum, Key, read_exact_at};
 
@@ -64,6 +66,8 @@ struct Flight {
     /// The nearest offset that somebody waits for: nobody is woken before it is reached.
     wanted: AtomicU64,
     readers: AtomicUsize,
+    /// That of the most urgent reader.
+    priority: Priority,
 }
 
 /// The bytes of one version, here or on their way.
@@ -262,6 +266,7 @@ impl Downloads {
             progress: watch::Sender::new(Progress::default()),
             wanted: AtomicU64::new(u64::MAX),
             readers: AtomicUsize::new(0),
+            priority: Priority::new(priority::current()),
         });
         let body = Self::board(&flight);
         flights.insert(key.clone(), flight.clone());
@@ -301,6 +306,7 @@ impl Downloads {
 
     fn board(flight: &Arc<Flight>) -> Body {
         flight.readers.fetch_add(1, Ordering::AcqRel);
+        flight.priority.raise(priority::current());
         Body(Source::Flight(flight.clone()))
     }
 
@@ -364,9 +370,10 @@ impl Task {
 
     /// Receives what is missing; false if nobody wants it any longer.
     async fn receive(&mut self) -> Result<bool, Error> {
-        let from = (self.written > 0 && self.ranges).then_some(self.written);
-        let mut content =
-            self.downloads.client.content(&self.container, &self.file.id, from).await.map_err(api_error)?;
+        let part = if self.written > 0 && self.ranges { Part::From(self.written) } else { Part::Whole };
+        let client = &self.downloads.client;
+        let content = client.content_for(&self.container, &self.file.id, &part, &self.flight.priority);
+        let mut content = content.await.map_err(api_error)?;
         self.ranges = content.accepts_ranges;
         let mut skip = self.written.saturating_sub(content.start);
         let expected = self.expected();

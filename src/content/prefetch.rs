@@ -110,9 +110,9 @@ impl Prefetch {
         }
     }
 
-    /// The server has had enough.
-    pub fn pause(&mut self, now: Instant) {
-        self.paused_until = Some(now + PAUSE);
+    /// The server had enough then.
+    pub fn pause(&mut self, at: Instant) {
+        self.paused_until = Some(at + PAUSE);
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Instant;
 use lru::LruCache;
 use serde::Serialize;
 
-use crate::api::{self, ContainerId, ErrorKind};
+use crate::api::priority::{self, Urgency};
+use crate::api::{self, ContainerId};
+use crate::content::Key;
 use crate::content::prefetch::{NEAR, SMALL};
-use crate::content::{Key, download};
 use crate::namespace::inode::Ino;
 use crate::vfs::{State, Vfs};
 
@@ -66,6 +67,9 @@ impl Vfs {
             let last = state.tree.get(Ino(last))?.name.clone();
             after(&last).take(NEAR).position(|(_, next)| *next == ino).map(|place| place + 1)
         });
+        if let Some(limited) = self.client.limited_at() {
+            state.prefetch.pause(limited);
+        }
         let leads = children.values().take(NEAR).any(|first| *first == ino);
         let Some(ahead) = state.prefetch.opened(directory.0, ino.0, step, leads, Instant::now()) else {
             return;
@@ -109,18 +113,10 @@ impl Vfs {
 
     fn fetch_ahead(self: &Arc<Self>, ino: Ino, container: ContainerId, file: Arc<api::File>) {
         let vfs = self.clone();
-        tokio::spawn(async move {
-            // Readers who wait have connections of their own left.
-            let turn = vfs.ahead.acquire().await;
-            let fetched = vfs.downloads.fetch(&container, &file).whole().await;
-            drop(turn);
-            let mut state = vfs.state();
-            state.fetched_ahead.remove(&ino);
-            if let Err(download::Error::Api(error)) = fetched
-                && error.kind == ErrorKind::RateLimited
-            {
-                state.prefetch.pause(Instant::now());
-            }
-        });
+        tokio::spawn(priority::with(Urgency::Ahead, async move {
+            // Whoever waits for it learns what became of it.
+            let _ = vfs.downloads.fetch(&container, &file).whole().await;
+            vfs.state().fetched_ahead.remove(&ino);
+        }));
     }
 }

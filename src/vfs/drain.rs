@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::api::priority::{self, Urgency};
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
@@ -31,7 +32,9 @@ impl Vfs {
         let deadline = Instant::now() + within;
         // A save that fails for a moment has another chance, and a write may still have been under way.
         for _ in 0..2 {
-            let _ = tokio::time::timeout_at(deadline, self.send_everything()).await;
+            let _ =
+                tokio::time::timeout_at(deadline, priority::with(Urgency::Behind, self.send_everything()))
+                    .await;
         }
         self.behind.close();
         let _ = tokio::time::timeout_at(deadline, self.behind.wait()).await;

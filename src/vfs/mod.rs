@@ -134,8 +134,6 @@ pub struct Vfs {
     refreshes: freshness::Refreshes,
     /// Uploads and deletions that run behind their caller.
     behind: TaskTracker,
-    /// Turns of what nobody waits for yet; connections beyond them are for those who wait.
-    ahead: tokio::sync::Semaphore,
     stopping: AtomicBool,
     invalidations: mpsc::UnboundedSender<Invalidation>,
     invalidations_out: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
@@ -239,7 +237,6 @@ impl Vfs {
             withheld: HashMap::new(),
             unfinished: Vec::new(),
         };
-        let ahead = tokio::sync::Semaphore::new(config.max_connections.saturating_sub(1).max(1));
         let vfs = Arc::new(Self {
             downloads: Downloads::new(client.clone(), cache),
             client,
@@ -249,7 +246,6 @@ impl Vfs {
             scratch,
             refreshes: freshness::Refreshes::new(),
             behind: TaskTracker::new(),
-            ahead,
             stopping: AtomicBool::new(false),
             invalidations,
             invalidations_out: Mutex::new(Some(invalidations_out)),

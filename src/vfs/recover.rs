@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::api::priority::{self, Urgency};
 use crate::api::{self, FileId};
 use crate::journal::{Adopted, Intent, Meta, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
@@ -44,11 +45,11 @@ impl Vfs {
         }
         for ino in adopted {
             let vfs = self.clone();
-            self.behind.spawn(async move {
+            self.behind.spawn(priority::with(Urgency::Behind, async move {
                 if let Err(error) = vfs.commit(ino, true).await {
                     tracing::warn!(%error, "a file of an earlier mount could not be uploaded; its bytes are kept");
                 }
-            });
+            }));
         }
     }
 

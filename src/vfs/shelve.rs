@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::FileId;
+use crate::api::priority::{self, Urgency};
 use crate::journal::Shelved;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -136,7 +137,8 @@ impl Vfs {
         let scheduled = writer.inner().due.replace(Instant::now() + delay).is_some();
         if !scheduled {
             let (vfs, writer) = (self.clone(), writer.clone());
-            self.behind.spawn(async move { vfs.commit_when_due(ino, &writer).await });
+            let work = async move { vfs.commit_when_due(ino, &writer).await };
+            self.behind.spawn(priority::with(Urgency::Behind, work));
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 
-use crate::api::ErrorKind;
+use crate::api::priority::{self, Urgency};
 use crate::namespace::inode::{Ino, Kind};
 use crate::vfs::{Error, Result, Vfs};
 
@@ -72,26 +72,19 @@ impl Vfs {
             files
         };
         let vfs = self.clone();
-        tokio::spawn(async move {
+        let begun = Instant::now();
+        tokio::spawn(priority::with(Urgency::Ahead, async move {
             let mut answers = futures_util::stream::iter(wanted)
-                .map(|ino| {
-                    let vfs = vfs.clone();
-                    async move {
-                        let _turn = vfs.ahead.acquire().await;
-                        vfs.ensure_size(ino).await
-                    }
-                })
+                .map(|ino| vfs.ensure_size(ino))
                 .buffer_unordered(vfs.config.max_connections);
-            while let Some(answer) = answers.next().await {
-                let limited =
-                    answer.is_err_and(|e| e.api().is_some_and(|e| e.kind == ErrorKind::RateLimited));
-                if limited {
+            while answers.next().await.is_some() {
+                if vfs.client.limited_at().is_some_and(|at| at >= begun) {
                     break;
                 }
             }
             drop(answers);
             vfs.state().sizing.remove(&directory);
-        });
+        }));
     }
 
     /// Bytes of what a model wrote are asked for again once they are older than the content TTL.

@@ -24,6 +24,7 @@ mod other_servers;
 mod path;
 mod pending;
 mod posix;
+mod priorities;
 mod privacy;
 mod reading;
 mod scratch;

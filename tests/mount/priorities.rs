@@ -1,0 +1,118 @@
+//! What comes first: a read that somebody waits for, then what is fetched ahead, then uploads behind their closes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use containerfs::emulator::{Fault, FaultRule, Kind};
+
+use crate::env::{Env, noise, on_openai, save, wait_until};
+
+/// The requests for content, the first first, as the names of the files.
+fn fetched(env: &Env, ids: &BTreeMap<String, String>) -> Vec<String> {
+    let requests = env.emulator.requests();
+    let contents = requests.iter().filter(|request| request.kind == Kind::Content);
+    let name = |path: &str| ids.iter().find(|(id, _)| path.contains(id.as_str())).unwrap().1.clone();
+    contents.map(|request| name(&request.path)).collect()
+}
+
+fn files(env: &Env, count: usize) -> BTreeMap<String, String> {
+    let id = env.container("c");
+    let files = (0..count).map(|number| (format!("/mnt/data/f{number:03}"), noise(1000)));
+    env.store().put_many(&id, files);
+    env.store().files(&id).into_iter().map(|file| (file.id, file.path.replace("/mnt/data/", ""))).collect()
+}
+
+#[test]
+fn a_read_overtakes_what_is_fetched_ahead() {
+    on_openai(|env| {
+        let ids = files(env, 100);
+        for (flags, at_once) in [
+            (&["--max-connections", "4"][..], 4),
+            (&["--max-connections", "1"][..], 1),
+            // One after the other, and ten at once when it begins.
+            (&["--max-requests-per-minute", "100"][..], 10),
+        ] {
+            let mount = env.mount(flags);
+            mount.sh("c", "ls > /dev/null");
+            env.emulator.set_latency(Duration::from_millis(200));
+            env.emulator.forget_requests();
+            mount.sh("c", "cat f000 f001 f002 > /dev/null");
+            let before = fetched(env, &ids).len();
+            mount.sh("c", "cat f090 > /dev/null");
+            let order = fetched(env, &ids);
+            assert!(
+                env.count(Kind::Content) < 60,
+                "{flags:?}: it was not fetched with all the others: {order:?}"
+            );
+            let place = order.iter().position(|name| name == "f090").unwrap();
+            assert!(place <= before + at_once, "{flags:?}: {place} of {before} and then {order:?}");
+            env.emulator.set_latency(Duration::ZERO);
+        }
+    });
+}
+
+#[test]
+fn what_is_fetched_ahead_is_urgent_once_it_is_read() {
+    on_openai(|env| {
+        let ids = files(env, 100);
+        let mount = env.mount(&["--max-connections", "2"]);
+        mount.sh("c", "ls > /dev/null");
+        env.emulator.set_latency(Duration::from_millis(200));
+        env.emulator.forget_requests();
+        mount.sh("c", "cat f000 f001 > /dev/null");
+        // The last one of the window that has opened.
+        mount.sh("c", "cat f017 > /dev/null");
+        let order = fetched(env, &ids);
+        let place = order.iter().position(|name| name == "f017").unwrap();
+        assert!(place < 8, "{order:?}");
+    });
+}
+
+#[test]
+fn a_read_does_not_wait_for_uploads_that_nobody_waits_for() {
+    on_openai(|env| {
+        let ids = files(env, 1);
+        let mount = env.mount(&["--write-back", "--write-back-delay", "0s", "--max-connections", "2"]);
+        mount.sh("c", "ls > /dev/null");
+        env.emulator.set_latency(Duration::from_millis(300));
+        for number in 0..12 {
+            assert_eq!(save(&mount.path(&format!("c/new{number}")), b"new"), Ok(()));
+        }
+        wait_until("the first are on their way", || env.count(Kind::Upload) >= 2);
+        mount.sh("c", "cat f000 > /dev/null");
+        assert!(env.count(Kind::Upload) <= 6, "{} went first", env.count(Kind::Upload));
+        assert_eq!(fetched(env, &ids), ["f000"]);
+        env.emulator.set_latency(Duration::ZERO);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.count(Kind::Upload), 12);
+    });
+}
+
+#[test]
+fn a_429_stops_what_nobody_waits_for_and_slows_the_rest() {
+    on_openai(|env| {
+        let ids = files(env, 100);
+        let limited = Fault::Status {
+            code: 429,
+            body: None,
+            headers: BTreeMap::from([("retry-after".to_owned(), "1".to_owned())]),
+        };
+        let mount = env.mount(&[]);
+        mount.sh("c", "ls > /dev/null; cat f000 > /dev/null");
+        env.emulator.set_latency(Duration::from_millis(50));
+        env.emulator.faults().inject(FaultRule::once(Kind::Content, limited));
+        env.emulator.forget_requests();
+        mount.sh("c", "cat f001 f002 > /dev/null");
+        thread::sleep(Duration::from_secs(2));
+        let after = fetched(env, &ids).len();
+        assert!(after <= 40, "{after}");
+        mount.sh("c", "cat f060 f061 f062 f063 > /dev/null");
+        assert_eq!(fetched(env, &ids).len(), after + 4, "nothing is fetched ahead for a while");
+        // A program that waits is served all the same.
+        for number in 0..100 {
+            assert_eq!(fs::read(mount.path(&format!("c/f{number:03}"))).unwrap().len(), 1000);
+        }
+    });
+}
