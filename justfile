@@ -34,6 +34,10 @@ record:
 bench *ARGS:
     cargo bench --bench real -- {{ARGS}}
 
+# What calls of the kernel, names and lists cost the daemon itself; by name, `just hot read`.
+hot *ARGS:
+    cargo bench --bench hot -- {{ARGS}}
+
 # The Debian package, below target/debian.
 deb:
     packaging/deb.sh

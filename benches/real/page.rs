@@ -16,6 +16,15 @@ const BAR: u32 = 28;
 /// Where the bar of a goal ends, in parts of the width.
 const AT_GOAL: f64 = 0.55;
 
+/// What the page says of the other bench; it has no numbers, which differ from machine to machine.
+const HOT: &str = "\n## The daemon's own work\n\n\
+    The rows above have a kernel, a server and programs in them. `just hot` leaves all of them out: with criterion it \
+    measures what a reader thread of the mount does when memory has the answer (lookup, getattr, readdirplus of 10,000 \
+    entries, reads of 4 and 128 KiB from the cache), what turning a server's path into a shown name and a shown name into \
+    that of an upload costs, and a list from the JSON of its pages to the tree. `just hot read` runs those with `read` in \
+    their names; `just hot --save-baseline before`, and later `just hot --baseline before`, tell what a change has done. \
+    `cargo test --benches` runs each once, to see that it works; `cargo test` alone runs none of them.\n";
+
 /// Writes both into `docs`.
 pub(crate) fn write(docs: &Path, measured: &[Measured], runs: usize) -> Result<()> {
     fs::write(docs.join("performance.md"), text(measured, runs)?)?;
@@ -64,6 +73,7 @@ fn text(measured: &[Measured], runs: usize) -> Result<String> {
             row.why
         )?;
     }
+    page.push_str(HOT);
     Ok(page)
 }
 
