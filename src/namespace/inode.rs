@@ -353,6 +353,7 @@ impl Tree {
             return ino;
         }
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        // No deeper than `names::DEPTH_MAX`.
         let parent = self.directory(container, parent);
         let node = DirectoryNode { container, path: path.to_owned(), children: Children::new() };
         self.insert(parent, name, Kind::Directory(node))

@@ -11,6 +11,13 @@ use crate::api::File;
 /// The longest component a Linux filesystem takes, in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
 
+/// The longest path below a container, in bytes: what Linux takes in one call (`PATH_MAX`, with its NUL).
+pub const PATH_MAX: usize = 4095;
+
+/// The most components of a path below a container. Each is a directory that is kept in memory, and a server could name
+/// thousands in one path.
+pub const DEPTH_MAX: usize = 128;
+
 /// Where the model's files are; hidden in shown paths.
 pub const DATA_DIR: &str = "/mnt/data/";
 
@@ -23,6 +30,9 @@ pub enum BadName {
     /// Longer than [`NAME_MAX`].
     #[error("the name is longer than 255 bytes")]
     TooLong,
+    /// Longer than [`PATH_MAX`], or deeper than [`DEPTH_MAX`].
+    #[error("the path is longer than 4095 bytes, or deeper than 128 directories")]
+    TooDeep,
 }
 
 /// Checks a name that a user wants to create.
@@ -40,6 +50,14 @@ pub fn creatable(name: &std::ffi::OsStr) -> Result<&str, BadName> {
     Ok(name)
 }
 
+/// Checks a path below a container at which a user wants to create something.
+///
+/// # Errors
+/// [`BadName::TooDeep`] if a mount would not show it there again.
+pub fn check_place(path: &str) -> Result<(), BadName> {
+    if is_bounded(path.len(), path.split('/').count()) { Ok(()) } else { Err(BadName::TooDeep) }
+}
+
 /// The components under which a file is shown below its container.
 pub fn shown_path(file: &File) -> Vec<String> {
     let rest =
@@ -50,12 +68,27 @@ pub fn shown_path(file: &File) -> Vec<String> {
     {
         return parts;
     }
-    rest.split('/').map(|part| safe_component(part, &file.path)).collect()
+    bounded(rest.split('/'), &file.path)
 }
 
 /// Splits a remembered relative path, which was checked when it was created.
 pub fn components(path: &str) -> Vec<String> {
-    path.split('/').map(|part| safe_component(part, path)).collect()
+    bounded(path.split('/'), path)
+}
+
+/// The components, made safe. A path that is too long or too deep is shown by its last component alone.
+fn bounded<'a>(parts: impl DoubleEndedIterator<Item = &'a str> + Clone, origin: &str) -> Vec<String> {
+    if parts.clone().count() <= DEPTH_MAX {
+        let safe: Vec<String> = parts.clone().map(|part| safe_component(part, origin)).collect();
+        if is_bounded(safe.iter().map(|part| part.len() + 1).sum::<usize>() - 1, safe.len()) {
+            return safe;
+        }
+    }
+    vec![marked(parts.last().unwrap_or_default(), origin)]
+}
+
+fn is_bounded(len: usize, parts: usize) -> bool {
+    len <= PATH_MAX && parts <= DEPTH_MAX
 }
 
 /// A component that is safe to show: itself where possible, else changed and marked with a hash of `origin`.
@@ -63,6 +96,11 @@ pub fn safe_component(part: &str, origin: &str) -> String {
     if is_safe(part) && part.len() <= NAME_MAX {
         return part.to_owned();
     }
+    marked(part, origin)
+}
+
+/// A safe form of `part`, marked with a hash of it and of `origin`.
+fn marked(part: &str, origin: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(origin.as_bytes());
     digest.update([0]);
@@ -145,9 +183,8 @@ fn decoded_slashes(rest: &str) -> Option<Vec<String>> {
     }
     let decoded = rest.replace("%2F", "/").replace("%2f", "/");
     let parts: Vec<&str> = decoded.split('/').collect();
-    parts
-        .iter()
-        .all(|part| is_safe(part) && part.len() <= NAME_MAX)
+    let fits = is_bounded(decoded.len(), parts.len());
+    (fits && parts.iter().all(|part| is_safe(part) && part.len() <= NAME_MAX))
         .then(|| parts.into_iter().map(str::to_owned).collect())
 }
 
@@ -231,6 +268,23 @@ mod tests {
             assert!(seen.insert(parts.clone()), "{name:?} is not distinct");
             assert_eq!(parts, shown_path(&file(&format!("/mnt/data/{name}"), "assistant")));
         }
+    }
+
+    #[test]
+    fn a_path_that_no_call_can_name_is_shown_by_its_end() {
+        for (path, end) in [("a/".repeat(100_000) + "x.txt", "x~"), ("long/".repeat(1000) + "..", "__~")] {
+            for parts in [components(&path), shown_path(&file(&format!("/mnt/data/{path}"), "assistant"))] {
+                let [name] = parts.as_slice() else { panic!("{} parts", parts.len()) };
+                assert!(name.starts_with(end), "{name}");
+                assert_eq!(components(name), parts);
+            }
+            assert_eq!(check_place(&path), Err(BadName::TooDeep));
+        }
+        let deepest = vec!["d"; DEPTH_MAX].join("/");
+        assert_eq!(components(&deepest).join("/"), deepest);
+        assert_eq!(check_place(&deepest), Ok(()));
+        let encoded = "a%2F".repeat(1000) + "x";
+        assert_eq!(shown_path(&file(&encoded, "user")).len(), 1);
     }
 
     #[test]

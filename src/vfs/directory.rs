@@ -102,7 +102,7 @@ impl Vfs {
     /// A new directory inside a container, which lives here, or a new container, which the server makes.
     ///
     /// # Errors
-    /// `EEXIST`, `EINVAL` for a name that the service cannot hold, or the server's.
+    /// `EEXIST`, `EINVAL` for a name that the service cannot hold, `ENAMETOOLONG`, or the server's.
     pub async fn mkdir(self: &Arc<Self>, parent: Ino, name: &OsStr, maker: Maker) -> Result<Entry> {
         self.check_writable()?;
         let name = names::creatable(name)?;
@@ -115,7 +115,7 @@ impl Vfs {
         } else {
             let mut state = self.state();
             let container = state.tree.container_of(parent).ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            let path = state.tree.path_in(parent, name);
+            let path = state.place_in(parent, name)?;
             state.keep_directory(container, &path, true);
             state.tree.directory(container, &path)
         };
@@ -240,6 +240,13 @@ impl Vfs {
 }
 
 impl crate::vfs::State {
+    /// The path below the container at which something can be made.
+    pub(super) fn place_in(&self, parent: Ino, name: &str) -> Result<String> {
+        let path = self.tree.path_in(parent, name);
+        names::check_place(&path)?;
+        Ok(path)
+    }
+
     /// Writes down that a directory of a container exists here, or no longer does.
     pub(super) fn keep_directory(&mut self, container: Ino, path: &str, exists: bool) {
         if path.is_empty() {

@@ -119,7 +119,7 @@ impl From<BadName> for Error {
     fn from(error: BadName) -> Self {
         let errno = match error {
             BadName::Invalid => libc::EINVAL,
-            BadName::TooLong => libc::ENAMETOOLONG,
+            BadName::TooLong | BadName::TooDeep => libc::ENAMETOOLONG,
         };
         Self { errno, message: error.to_string(), level: tracing::Level::DEBUG, api: None }
     }

@@ -123,7 +123,7 @@ impl Vfs {
     /// Creates and opens a file; it is on the server after its last close.
     ///
     /// # Errors
-    /// `EPERM` in the root, `EINVAL` for a name that the service cannot hold, `EEXIST` with `O_EXCL`.
+    /// `EPERM` in the root, `EINVAL` for a name that the service cannot hold, `ENAMETOOLONG`, `EEXIST` with `O_EXCL`.
     pub async fn create(
         self: &Arc<Self>,
         parent: Ino,
@@ -152,6 +152,7 @@ impl Vfs {
     }
 
     fn create_new(&self, parent: Ino, name: &str, maker: Maker) -> Result<(Ino, Opened)> {
+        self.state().place_in(parent, name)?;
         let staging = Arc::new(self.journal.stage()?);
         let unfinished = staging.clone();
         let mut guard = self.state();

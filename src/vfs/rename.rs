@@ -57,6 +57,7 @@ impl Vfs {
             if target == Some(ino) {
                 return Ok(());
             }
+            state.check_move(ino, to_parent, to_name)?;
             if let Some(target) = target {
                 if flags & libc::RENAME_NOREPLACE != 0 {
                     return Err(Error::quiet(libc::EEXIST));
@@ -335,6 +336,19 @@ impl Vfs {
 }
 
 impl State {
+    /// Whether `ino` and all that it holds can be shown where it goes.
+    fn check_move(&self, ino: Ino, to: Ino, name: &str) -> Result<()> {
+        let mut below = vec![(ino, self.place_in(to, name)?)];
+        while let Some((ino, path)) = below.pop() {
+            for (name, child) in self.tree.get(ino).and_then(|node| node.children()).into_iter().flatten() {
+                let path = format!("{path}/{name}");
+                names::check_place(&path)?;
+                below.push((*child, path));
+            }
+        }
+        Ok(())
+    }
+
     /// Puts a file under a name; what stands there goes, but for its open handles.
     fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) {
         for stands in

@@ -49,6 +49,7 @@ impl Vfs {
         if state.tree.child(parent, name).is_some() {
             return Err(Error::quiet(libc::EEXIST));
         }
+        state.place_in(parent, name)?;
         let target = target.to_str().ok_or_else(|| Error::quiet(libc::EINVAL))?.to_owned();
         let ino = state.tree.insert(parent, name, Kind::Link(target));
         if let Some(node) = state.tree.get_mut(ino) {
