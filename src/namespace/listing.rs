@@ -157,7 +157,13 @@ pub fn apply_files(
         changes.displaced.push(ino);
         tree.unlink(ino);
     }
+    let moves = set_aside(tree, container, &shown, &mut changes);
     settle_directories(tree, container, &shown, known, &mut changes);
+    for (ino, path) in moves {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path.as_str()));
+        let parent = tree.directory(container, parent);
+        tree.rename(ino, parent, name);
+    }
     place(tree, container, shown, &listed, known, started, &mut changes);
     if let Some(node) = tree.container_mut(container) {
         node.suffixed.extend(suffixed);
@@ -277,23 +283,32 @@ fn settle_directories(
         changes.displaced.push(ino);
         tree.unlink(ino);
     }
-    // A file that must make room for a directory is moved by `place`; until then it is out of the way.
     for path in needed {
-        if present.contains_key(path) {
-            continue;
-        }
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent = tree.directory(container, parent);
-        if let Some(file) = tree.child(parent, name).filter(|ino| tree.file(*ino).is_some()) {
-            let aside =
-                made_up(name, &format!("{path}#{}", file.0), |name| tree.child(parent, name).is_none());
-            tree.rename(file, parent, &aside);
-        }
         tree.directory(container, path);
     }
 }
 
-/// Puts every file where it is shown, new ones in sorted order.
+/// Takes files out of the way that are shown elsewhere from now on, so that two can swap names, and out of directories
+/// that go. Returns where they belong.
+fn set_aside(
+    tree: &mut Tree,
+    container: Ino,
+    shown: &BTreeMap<String, Owner>,
+    changes: &mut Changes,
+) -> Vec<(Ino, String)> {
+    let mut moves = Vec::new();
+    for (path, owner) in shown {
+        let Owner::Node(ino) = owner else { continue };
+        if tree.path(*ino) != *path {
+            changes.displaced.push(*ino);
+            tree.rename(*ino, container, &format!("\0{}", ino.0));
+            moves.push((*ino, path.clone()));
+        }
+    }
+    moves
+}
+
+/// Notes what the list says of files that were shown before, and shows the new ones, in sorted order.
 fn place(
     tree: &mut Tree,
     container: Ino,
@@ -303,28 +318,6 @@ fn place(
     started: Instant,
     changes: &mut Changes,
 ) {
-    let split = |path: &str| match path.rsplit_once('/') {
-        Some((parent, name)) => (parent.to_owned(), name.to_owned()),
-        None => (String::new(), path.to_owned()),
-    };
-    let mut moves = Vec::new();
-    for (path, owner) in &shown {
-        let Owner::Node(ino) = owner else { continue };
-        if tree.path(*ino) != *path
-            && let Some(node) = tree.get(*ino)
-        {
-            // First out of the way, so that two files can swap names.
-            let (parent, aside) = (node.parent, format!("\0{}", ino.0));
-            changes.displaced.push(*ino);
-            tree.rename(*ino, parent, &aside);
-            moves.push((*ino, path.clone()));
-        }
-    }
-    for (ino, path) in moves {
-        let (parent, name) = split(&path);
-        let parent = tree.directory(container, &parent);
-        tree.rename(ino, parent, &name);
-    }
     for (path, owner) in shown {
         match owner {
             Owner::Node(ino) => {
@@ -339,12 +332,12 @@ fn place(
                 }
             }
             Owner::New(file) => {
-                let (parent, name) = split(&path);
-                let parent = tree.directory(container, &parent);
+                let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+                let parent = tree.directory(container, parent);
                 let attributes = known.attributes.get(&file.id).copied().unwrap_or_default();
                 let node = FileNode::listed(container, file, attributes, started);
                 let is_unsized = node.size.is_none();
-                let ino = tree.insert(parent, &name, Kind::File(Box::new(node)));
+                let ino = tree.insert(parent, name, Kind::File(Box::new(node)));
                 if is_unsized {
                     changes.unsized_files.push(ino);
                 }

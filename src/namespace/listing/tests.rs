@@ -199,3 +199,18 @@ fn a_made_up_name_is_never_one_that_is_taken() {
         assert!(taken.insert(name), "given out twice");
     }
 }
+
+#[test]
+fn a_file_that_moves_out_of_a_directory_on_the_server_stays_in_sight() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[file("c1", "d/x", 1)]);
+    let ino = fixture.tree.child(fixture.ino("d"), "x").unwrap();
+    for path in ["x", "x/y", "x/y/z", "x"] {
+        fixture.list(&[file("c1", path, 1)]);
+        assert_eq!(fixture.names(), [path]);
+        assert_eq!(fixture.tree.file(ino).unwrap().id().unwrap().as_str(), "c1");
+        assert_eq!(fixture.tree.path(ino), path);
+    }
+    fixture.list(&[]);
+    assert_eq!(fixture.tree.len(), 1, "nothing is left");
+}
