@@ -47,8 +47,9 @@ struct Candidate {
 /// Lays a list of containers, newest first, over the root.
 pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Instant) -> Changes {
     let mut changes = Changes::default();
-    let ids: HashSet<&str> = containers.iter().map(|c| c.id.as_str()).collect();
-    let mut live: Vec<&Container> = containers.iter().filter(|c| c.is_live()).collect();
+    let mut ids: HashSet<&str> = HashSet::new();
+    let once = containers.iter().filter(|container| ids.insert(container.id.as_str()));
+    let mut live: Vec<&Container> = once.filter(|container| container.is_live()).collect();
     live.reverse();
     live.sort_by_key(|c| c.created_at);
 

@@ -214,3 +214,18 @@ fn a_file_that_moves_out_of_a_directory_on_the_server_stays_in_sight() {
     fixture.list(&[]);
     assert_eq!(fixture.tree.len(), 1, "nothing is left");
 }
+
+#[test]
+fn a_container_that_a_list_tells_twice_is_one() {
+    let mut tree = Tree::new();
+    let list = [
+        container("c", "new", "running", 2),
+        container("c", "old", "running", 1),
+        container("d", "c", "running", 1),
+    ];
+    for _ in 0..2 {
+        apply_containers(&mut tree, &list, Instant::now());
+        let names: Vec<_> = tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect();
+        assert_eq!(names, [Arc::from(format!("c~{}", names::short_id("d"))), Arc::<str>::from("new")]);
+    }
+}
