@@ -7,6 +7,7 @@
 //! written.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -21,6 +22,7 @@ use crate::api::client::Part;
 use crate::api::priority::{self, Priority};
 use crate::api::{self, Client, ContainerId, budget};
 use crate::content::cache::{Cache, Cached, Checksum, Key, read_exact_at};
+use crate::content::pieces::{Origin, Pieces};
 
 /// A flight that nobody waits for is finished all the same if this many bytes or fewer are left.
 const WORTH_FINISHING: u64 = 256 << 10;
@@ -57,7 +59,6 @@ struct Progress {
     ended: Option<Result<(), Error>>,
 }
 
-#[derive(Debug)]
 struct Flight {
     file: Option<File>,
     /// What the disk had no room for, and the offset at which it begins.
@@ -68,6 +69,18 @@ struct Flight {
     readers: AtomicUsize,
     /// That of the most urgent reader.
     priority: Priority,
+    /// What is read before its turn.
+    pieces: Arc<Pieces>,
+    origin: Origin,
+}
+
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flight")
+            .field("file", &self.origin.file)
+            .field("pieces", &self.pieces)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The bytes of one version, here or on their way.
@@ -119,6 +132,11 @@ impl Body {
                 if progress.written >= end || matches!(progress.ended, Some(Ok(()))) {
                     return Some(flight.read(offset, clip(offset, size, progress.written)));
                 }
+                if let Some(file) = &flight.file
+                    && flight.pieces.have(&(offset..end))
+                {
+                    return Some(read_at(file, offset, clip(offset, size, end)));
+                }
                 match progress.ended {
                     Some(Err(error)) => Some(Err(error)),
                     _ => None,
@@ -145,6 +163,9 @@ impl Body {
                 return result;
             }
             if let Some(changes) = &mut changes {
+                if let Source::Flight(flight) = &self.0 {
+                    flight.reach(offset, size);
+                }
                 let _ = changes.changed().await;
             }
         }
@@ -197,6 +218,24 @@ impl Body {
 }
 
 impl Flight {
+    /// A reader waits for bytes at `offset`, perhaps far from those that arrive.
+    fn reach(self: &Arc<Self>, offset: u64, size: usize) {
+        let (written, total) = {
+            let progress = self.progress.borrow();
+            (progress.written, progress.total)
+        };
+        let (Some(total), Some(file)) = (total, &self.file) else { return };
+        let range = offset..total.min(offset.saturating_add(size as u64));
+        for index in self.pieces.wanted(&range, written, total) {
+            let Ok(to) = file.try_clone() else { return };
+            let flight = self.clone();
+            tokio::spawn(async move {
+                let told = || flight.progress.send_modify(|_| ());
+                flight.pieces.fetch(index, total, flight.origin.clone(), to, told).await;
+            });
+        }
+    }
+
     fn read(&self, offset: u64, size: usize) -> Result<Bytes, Error> {
         let spill = lock(&self.spill);
         let on_disk = spill.0;
@@ -267,6 +306,12 @@ impl Downloads {
             wanted: AtomicU64::new(u64::MAX),
             readers: AtomicUsize::new(0),
             priority: Priority::new(priority::current()),
+            pieces: Arc::default(),
+            origin: Origin {
+                client: self.client.clone(),
+                container: container.clone(),
+                file: file.id.clone(),
+            },
         });
         let body = Self::board(&flight);
         flights.insert(key.clone(), flight.clone());
@@ -375,6 +420,9 @@ impl Task {
         let content = client.content_for(&self.container, &self.file.id, &part, &self.flight.priority);
         let mut content = content.await.map_err(api_error)?;
         self.ranges = content.accepts_ranges;
+        if self.ranges {
+            self.flight.pieces.offer();
+        }
         let mut skip = self.written.saturating_sub(content.start);
         let expected = self.expected();
         // A small body whose length nobody tells is shown when it has turned out to be the right one.

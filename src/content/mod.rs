@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod download;
+mod pieces;
 pub mod prefetch;
 
 pub use cache::{Cache, Key};

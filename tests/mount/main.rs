@@ -29,6 +29,7 @@ mod privacy;
 mod reading;
 mod scratch;
 mod security;
+mod seeking;
 mod startup;
 mod steps;
 mod superseded;
