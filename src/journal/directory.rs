@@ -258,6 +258,19 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_noted_beside_bytes_that_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let staging = journal.stage().unwrap();
+        let says = || {
+            staging.discard();
+            Some(meta("a.txt"))
+        };
+        assert_eq!(staging.note(true, says).unwrap(), None);
+        assert!(subdirectories(&journal.own).is_empty());
+    }
+
+    #[test]
     fn an_intent_is_adopted_until_it_is_done() {
         let dir = tempfile::tempdir().unwrap();
         let intent = Intent::Delete { container: "cntr_1".into(), ids: vec!["cfile_1".into()] };

@@ -100,6 +100,8 @@ struct Written {
     turn: u64,
     /// Whether the directory's own entry is durable.
     anchored: bool,
+    /// The bytes are gone, and there is nothing to be noted.
+    discarded: bool,
 }
 
 impl Staging {
@@ -198,7 +200,7 @@ impl Staging {
 
     /// Writes `meta.json`, whole or not at all, with what `says` knows. Nothing that is known when this begins is taken
     /// back by a note of somebody else who began before; `says` is asked again if somebody who began later was faster.
-    /// Returns what was written, or `None` if there was nothing to say.
+    /// Returns what was written, or `None` if there was nothing to say or the bytes have been discarded.
     ///
     /// # Errors
     /// The disk's.
@@ -207,6 +209,9 @@ impl Staging {
             let turn = self.turns.fetch_add(1, Ordering::SeqCst) + 1;
             let Some(meta) = says() else { return Ok(None) };
             let mut written = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+            if written.discarded {
+                return Ok(None);
+            }
             if written.turn > turn {
                 continue;
             }
@@ -250,6 +255,7 @@ impl Staging {
 
     /// Removes the bytes: they are on the server, or their owner removed the file.
     pub fn discard(&self) {
+        self.noting.lock().unwrap_or_else(PoisonError::into_inner).discarded = true;
         if let Err(error) = fs::remove_dir_all(&self.dir)
             && error.kind() != io::ErrorKind::NotFound
         {

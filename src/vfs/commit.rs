@@ -83,10 +83,7 @@ impl Vfs {
                     }
                 }
                 // Uploaded meanwhile: there is nothing to promise.
-                Err(_) if !writer.inner().is_dirty() => {
-                    staging.discard();
-                    return Ok(());
-                }
+                Err(_) if !writer.inner().is_dirty() => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -221,13 +218,16 @@ impl Vfs {
         // A newer save waits already: its note has to name the version that it will replace.
         let beside = writer.is_promised_beside(&frozen.staging);
         let noted = if beside { self.promise(ino, writer) } else { Ok(()) };
-        if let Err(error) = noted.and_then(|()| self.settle_shelved(&replaced)) {
-            // They stay, and are shown again.
-            let mut state = self.state();
-            replaced.iter().for_each(|id| state.is_wanted_again(&to.container, id));
-            return Err(error);
+        match noted.and_then(|()| self.settle_shelved(&replaced)) {
+            Ok(()) => self.delete_replaced(&to.container, replaced).await,
+            Err(error) => {
+                tracing::warn!(%error, "what an upload replaces stays until the next save: a note could not be written");
+                // They are shown again.
+                let mut state = self.state();
+                replaced.iter().for_each(|id| state.is_wanted_again(&to.container, id));
+                writer.inner().replaces.extend(replaced);
+            }
         }
-        self.delete_replaced(&to.container, replaced).await;
         if unlinked {
             // Removed while it travelled.
             self.delete_version(&to.container, &uploaded.id).await;

@@ -292,3 +292,23 @@ fn a_deletion_that_is_tried_again_spares_a_newer_file_of_the_name() {
     assert_eq!(mount.unmount(&env), (0, 0));
     assert_eq!(env.bytes_on_server(&id, "f"), b"new");
 }
+
+/// Each save begins while an older one travels, and waits for its turn to be promised.
+#[test]
+fn saves_that_overtake_each_other_leave_one_version() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.emulator.set_latency(Duration::from_millis(3));
+        for round in 0..2 {
+            let mount = env.mount(&["--write-back", "--write-back-delay", "1ms"]);
+            for number in 0..150 {
+                fs::write(mount.path("c/f"), format!("{round} {number}")).unwrap();
+            }
+            let log = mount.log();
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert!(!log.contains("could not be"), "{log}");
+            assert_eq!(env.store().files(&id).len(), 1);
+            assert_eq!(env.bytes_on_server(&id, "f"), format!("{round} 149").as_bytes());
+        }
+    });
+}

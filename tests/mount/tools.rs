@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use containerfs::emulator::Kind::Upload;
 
-use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, program_is_missing, save};
+use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, program_is_missing, save, wait_until};
 
 pub(crate) const WRITE_BACK: &[&str] = &["--write-back", "--write-back-delay", "200ms"];
 
@@ -197,6 +198,35 @@ fn a_save_under_a_full_disk_is_sent_once_there_is_room() {
         assert_eq!(save(&mount.path("c/f"), &noise(100_000)), Ok(()));
         assert!(env.bytes_on_server(&id, "f") == noise(100_000));
         assert_eq!(mount.unmount(env), (0, 0));
+        drop(disk);
+    });
+}
+
+#[test]
+fn a_disk_that_fills_while_a_save_travels_leaves_one_version_in_the_end() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let state = env.dir.path().join("state");
+        let disk = Tmpfs::mount(&state, "4m");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "10ms"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        env.emulator.set_latency(Duration::from_secs(1));
+        assert_eq!(save(&mount.path("c/f"), b"first"), Ok(()));
+        wait_until("it travels", || env.count(Upload) == 1);
+        assert_eq!(save(&mount.path("c/f"), b"second"), Ok(()));
+        let filler = state.join("filler");
+        assert!(fs::write(&filler, noise(5 << 20)).is_err(), "it fills the disk");
+        wait_until("it has arrived", || mount.log().contains("could not be written"));
+        assert_eq!(env.versions(&id, "f").len(), 2, "what could not be noted is not deleted");
+        fs::remove_file(filler).unwrap();
+        env.emulator.set_latency(Duration::ZERO);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"second");
         drop(disk);
     });
 }
