@@ -9,12 +9,19 @@ use crate::vfs::{Error, Result, Vfs};
 
 const PREFIX: &str = "user.containerfs.";
 
+/// The one namespace that there is (xattr(7)).
+const NAMESPACE: &str = "user.";
+
 impl Vfs {
     /// The value of the extended attribute `name`.
     ///
     /// # Errors
-    /// `ENODATA` if there is none, `ESTALE` if the inode is gone.
+    /// `ENODATA` if there is none, `ESTALE` if the inode is gone; `EOPNOTSUPP` for another namespace than `user`, so that
+    /// `ls -l` doesn't ask for the labels and the access control list of every single file.
     pub fn getxattr(&self, ino: Ino, name: &str) -> Result<String> {
+        if !name.starts_with(NAMESPACE) {
+            return Err(Error::quiet(libc::EOPNOTSUPP));
+        }
         let absent = || Error::quiet(libc::ENODATA);
         let field = name.strip_prefix(PREFIX).ok_or_else(absent)?;
         let state = self.state();

@@ -77,6 +77,26 @@ fn the_servers_prefix_is_hidden_and_an_xattr_tells_the_path() {
 }
 
 #[test]
+fn a_long_list_asks_once_for_what_there_is_not() {
+    on_openai(|env| {
+        let id = env.container("c");
+        for number in 0..20 {
+            env.store().put_upload(&id, &format!("f{number}"), b"x");
+        }
+        let mount = env.mount(&["--log-level", "debug"]);
+        assert_eq!(mount.sh("", "ls -l c").lines().count(), 21);
+        let log = mount.log();
+        let asked = log.lines().filter(|line| line.contains("getxattr") && line.contains("answered")).count();
+        assert!(asked <= 4, "labels and access control lists were asked for {asked} times");
+        if !program_is_missing("getfattr") {
+            let of = |name| mount.sh("c", &format!("getfattr -n {name} f1 2>&1 || true"));
+            assert!(of("security.selinux").contains("not supported"));
+            assert!(of("user.containerfs.nothing").contains("No such attribute"));
+        }
+    });
+}
+
+#[test]
 fn of_several_files_with_one_name_none_is_hidden() {
     on_openai(|env| {
         let id = env.container("c");
