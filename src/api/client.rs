@@ -19,7 +19,7 @@ use url::{Host, Url};
 pub use crate::api::content::{Content, Part};
 use crate::api::error::{Error, ErrorKind, Result, Told};
 use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
-use crate::api::paging::{self, Cursors};
+use crate::api::paging::{self, Cursors, List};
 use crate::api::priority::{self, Priority};
 use crate::api::raw::Raw;
 use crate::api::redact::Redactor;
@@ -328,7 +328,7 @@ impl Client {
     /// # Errors
     /// The server's.
     pub async fn all_containers(&self) -> Result<Vec<Container>> {
-        self.live_containers(&mut Cursors::default()).await
+        Ok(self.live_containers(&mut Cursors::default()).await?.items)
     }
 
     /// Every container that may be live, newest first; `cursors` are those of the last such list. Of the others only
@@ -336,7 +336,7 @@ impl Client {
     ///
     /// # Errors
     /// The server's.
-    pub async fn live_containers(&self, cursors: &mut Cursors) -> Result<Vec<Container>> {
+    pub async fn live_containers(&self, cursors: &mut Cursors) -> Result<List<Container>> {
         let list = |params: ListParams| async move { self.list_containers(&params).await };
         paging::walk("list containers", cursors, list).await
     }
@@ -346,7 +346,7 @@ impl Client {
     ///
     /// # Errors
     /// The server's.
-    pub async fn all_files(&self, container: &ContainerId, cursors: &mut Cursors) -> Result<Vec<File>> {
+    pub async fn all_files(&self, container: &ContainerId, cursors: &mut Cursors) -> Result<List<File>> {
         let list = |params: ListParams| async move { self.list_files(container, &params).await };
         paging::walk("list files", cursors, list).await
     }
@@ -391,7 +391,8 @@ impl Client {
 
     pub(super) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         let body = self.0.transport.call(&call).await?;
-        serde_json::from_slice(&body).map_err(|error| {
+        // A name that is no UTF-8 makes no reply unreadable.
+        serde_json::from_str(&String::from_utf8_lossy(&body)).map_err(|error| {
             let told = Told::parse(&body, self.redactor());
             if told.is_error() {
                 let error = told.into_error(call.operation);

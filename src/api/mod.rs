@@ -18,7 +18,7 @@ mod upload;
 pub use client::{Client, ClientConfig};
 pub use error::{Error, ErrorKind};
 pub use model::{Container, ContainerId, File, FileId, NetworkPolicy};
-pub use paging::Cursors;
+pub use paging::{Cursors, List};
 pub use raw::Raw;
 
 #[cfg(test)]

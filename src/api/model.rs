@@ -4,9 +4,12 @@
 //! (API.md, "Objects"); what a command prints is the reply itself ([`crate::api::Raw`]), so
 //! that no unknown field is lost, and none is kept for each of a hundred thousand files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -142,10 +145,18 @@ impl Deleted {
 }
 
 /// One page of a list.
+///
+/// One bad item takes no other from a user. What is wrong in an item but its id is left out, as if the server had not
+/// told it: the item is there, and can be fetched and deleted. An item without a readable id can't be named to the
+/// server, and so not be shown; it is counted, so that nobody takes a list that misses it for whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "RawPage", bound(deserialize = "T: DeserializeOwned"))]
 pub struct Page<T> {
     /// The items of this page.
     pub data: Vec<T>,
+    /// Items without a readable id.
+    #[serde(skip)]
+    pub unread: usize,
     /// The id of the first item; null on an empty page.
     #[serde(default)]
     pub first_id: Option<String>,
@@ -155,6 +166,68 @@ pub struct Page<T> {
     /// Whether the list goes on.
     #[serde(default, deserialize_with = "null_is_default")]
     pub has_more: bool,
+}
+
+/// A page whose items have yet to be read.
+#[derive(Deserialize)]
+struct RawPage {
+    data: Vec<Box<RawValue>>,
+    #[serde(default, deserialize_with = "lenient_cursor")]
+    first_id: Option<String>,
+    #[serde(default, deserialize_with = "lenient_cursor")]
+    last_id: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    has_more: bool,
+}
+
+impl<T: DeserializeOwned> From<RawPage> for Page<T> {
+    fn from(page: RawPage) -> Self {
+        let read = |item: &RawValue| serde_json::from_str(item.get()).ok().or_else(|| salvaged(item.get()));
+        let data: Vec<T> = page.data.iter().filter_map(|item| read(item)).collect();
+        let unread = page.data.len() - data.len();
+        Self { data, unread, first_id: page.first_id, last_id: page.last_id, has_more: page.has_more }
+    }
+}
+
+/// What can be read of an item: its id, and each field that is right.
+fn salvaged<T: DeserializeOwned>(item: &str) -> Option<T> {
+    let mut fields: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_str(&without_lone_surrogates(item)).ok()?;
+    let id = fields.remove("id")?;
+    let with_id = |fields: &BTreeMap<&String, &RawValue>| {
+        let mut object = fields.clone();
+        let name = "id".to_owned();
+        object.insert(&name, &id);
+        serde_json::from_str::<T>(&serde_json::to_string(&object).ok()?).ok()
+    };
+    let right = fields.iter().map(|(name, value)| (name, &**value));
+    let right = right.filter(|(name, value)| with_id(&BTreeMap::from([(*name, *value)])).is_some());
+    with_id(&right.collect())
+}
+
+/// JSON that names a half of a surrogate pair alone, which is no character: what Python makes of a filename that is no
+/// UTF-8.
+fn without_lone_surrogates(json: &str) -> String {
+    let half = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u32::from_str_radix(digits, 16).ok().filter(|code| (0xd800..0xe000).contains(code))
+    };
+    let (mut fixed, mut rest) = (String::with_capacity(json.len()), json);
+    while let Some(at) = rest.find('\\') {
+        fixed.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (kept, read) = match (half(rest), rest.get(6..).and_then(half)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..)) => (&rest[..12], 12),
+            (Some(_), _) => ("\\ufffd", 6),
+            // With the character that is escaped, which may be a backslash.
+            (None, _) => {
+                rest.char_indices().nth(2).map_or((rest, rest.len()), |(end, _)| (&rest[..end], end))
+            }
+        };
+        fixed.push_str(kept);
+        rest = &rest[read..];
+    }
+    fixed + rest
 }
 
 /// The order of a list, by `created_at`.
@@ -231,6 +304,12 @@ fn lenient_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D:
     Ok(value.and_then(|n| n.as_i64().or_else(|| n.as_f64().map(|f| f as i64))).unwrap_or(0))
 }
 
+/// A cursor; what is no string leads nowhere.
+fn lenient_cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(value.get()).ok())
+}
+
 /// A length; null, a negative number and a fraction are all "unknown".
 fn lenient_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let value: Option<serde_json::Number> = Option::deserialize(deserializer)?;
@@ -256,6 +335,34 @@ mod tests {
         )
         .unwrap();
         assert!(page.data.is_empty() && page.last_id.is_none() && !page.has_more);
+    }
+
+    #[test]
+    fn what_is_wrong_in_an_item_takes_nothing_else_away() {
+        let text = r#"{"data":[
+            {"id":"a","path":"/mnt/data/a","bytes":"3","source":["x"],"created_at":7},
+            {"id":"b","path":"/mnt/data/\udcff\ud83d\ude00\\udcff","created_at":"soon","DEEP":7},
+            null, 7, {"path":"/mnt/data/c"}, {"id":8,"path":"/mnt/data/d"},
+            {"id":"e","path":{},"bytes":1e999}, {"id":"twice","id":"f","created_at":1,"created_at":2}
+        ],"first_id":{},"last_id":8,"has_more":true}"#;
+        let text = text.replace("7}", &format!("{}{}}}", "[".repeat(500), "]".repeat(500)));
+        let page: Page<File> = serde_json::from_str(&text).unwrap();
+        let read: Vec<_> = page.data.iter().map(|f| (f.id.as_str(), f.path.as_str(), f.created_at)).collect();
+        let b = "/mnt/data/\u{fffd}\u{1F600}\\udcff";
+        assert_eq!(read, [("a", "/mnt/data/a", 0), ("b", b, 0), ("e", "", 0), ("f", "", 2)]);
+        assert_eq!((page.unread, page.first_id, page.last_id, page.has_more), (4, None, None, true));
+        let containers =
+            r#"{"data":[{"id":"c","name":"n","status":3,"expires_after":7,"last_active_at":"x"}]}"#;
+        let page: Page<Container> = serde_json::from_str(containers).unwrap();
+        assert_eq!((page.data[0].name.as_str(), page.unread), ("n", 0));
+    }
+
+    #[test]
+    fn what_has_not_the_form_of_a_page_is_none() {
+        for text in ["{}", r#"{"data":null}"#, r#"{"data":{"id":"a"}}"#, r#"{"data":[],"has_more":3}"#, "[]"]
+        {
+            assert!(serde_json::from_str::<Page<File>>(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -15,6 +15,21 @@ const PAGE: u32 = 100;
 /// and a little of what follows, also when a few items are new.
 const PART: usize = 95;
 
+/// A whole list, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T> {
+    /// What could be read of it.
+    pub items: Vec<T>,
+    /// Whether there are items without a readable id.
+    pub has_unread: bool,
+}
+
+impl<T> List<T> {
+    fn new() -> Self {
+        Self { items: Vec::new(), has_unread: false }
+    }
+}
+
 /// Something with an id.
 pub(super) trait Item {
     fn id(&self) -> &str;
@@ -78,8 +93,10 @@ impl Item for File {
 struct End<T> {
     operation: &'static str,
     order: Order,
-    items: Vec<T>,
+    list: List<T>,
     seen: HashSet<String>,
+    /// Where the pages ended of which nothing could be read.
+    unread_to: HashSet<String>,
     after: Option<String>,
     finished: bool,
 }
@@ -90,7 +107,8 @@ impl<T: Item> End<T> {
     }
 
     fn starting(operation: &'static str, order: Order, after: Option<String>) -> Self {
-        Self { operation, order, items: Vec::new(), seen: HashSet::new(), after, finished: false }
+        let (seen, unread_to) = (HashSet::new(), HashSet::new());
+        Self { operation, order, list: List::new(), seen, unread_to, after, finished: false }
     }
 
     fn next(&self) -> ListParams {
@@ -99,15 +117,18 @@ impl<T: Item> End<T> {
 
     /// Takes a page in. A list that goes on without bringing anything new would go on for ever.
     fn take(&mut self, page: Page<T>) -> Result<()> {
-        let before = self.items.len();
+        let before = self.list.items.len();
+        self.list.has_unread |= page.unread > 0;
         self.after = page.last_id.or_else(|| page.data.last().map(|item| item.id().to_owned()));
         for item in page.data {
             if self.seen.insert(item.id().to_owned()) {
-                self.items.push(item);
+                self.list.items.push(item);
             }
         }
         self.finished = !page.has_more;
-        if page.has_more && (self.items.len() == before || self.after.is_none()) {
+        let is_new = self.list.items.len() > before
+            || page.unread > 0 && self.after.clone().is_some_and(|after| self.unread_to.insert(after));
+        if page.has_more && (!is_new || self.after.is_none()) {
             let message = "the list says that it goes on and brings nothing new";
             return Err(Error::new(ErrorKind::Protocol, self.operation, message));
         }
@@ -121,19 +142,26 @@ pub(super) async fn walk<T: Item, Fetch>(
     operation: &'static str,
     cursors: &mut Cursors,
     list: impl Fn(ListParams) -> Fetch,
-) -> Result<Vec<T>>
+) -> Result<List<T>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
     let before = std::mem::take(cursors);
     if !before.0.is_empty()
-        && let Some(items) = fitting(parts(operation, &before, cursors, &list).await)?
+        && let Some(whole) = fitting(parts(operation, &before, cursors, &list).await)?
     {
-        return Ok(items);
+        return Ok(whole);
     }
-    let items = anew(operation, &list).await?;
-    *cursors = Cursors::of(&items);
-    Ok(items)
+    let whole = anew(operation, &list).await?;
+    if whole.has_unread && whole.items.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            operation,
+            "no item of the list has an id: check the base URL",
+        ));
+    }
+    *cursors = Cursors::of(&whole.items);
+    Ok(whole)
 }
 
 /// What cannot be put together, or begins at a place that the server refuses, is to be walked in another way.
@@ -155,7 +183,7 @@ async fn parts<T: Item, Fetch>(
     before: &Cursors,
     next: &mut Cursors,
     list: &impl Fn(ListParams) -> Fetch,
-) -> Result<Option<Vec<T>>>
+) -> Result<Option<List<T>>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
@@ -164,7 +192,7 @@ where
     let settled = |part: usize| part.checked_sub(1).is_some_and(|place| before.0[place].settled);
     let fetched = (0..=before.0.len()).map(|part| async move {
         if settled(part) {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(List::new()));
         }
         // What is new stands before the first part and may fill pages; the others have not grown.
         let pages = if part == 0 || ends(part).is_none() { usize::MAX } else { 1 };
@@ -172,21 +200,22 @@ where
         for _ in 0..pages {
             end.take(list(end.next()).await?)?;
             if ends(part).is_some_and(|until| end.seen.contains(until)) {
-                return Ok(Some(end.items));
+                return Ok(Some(end.list));
             }
             if end.finished {
                 break;
             }
         }
-        Ok(ends(part).is_none().then_some(end.items))
+        Ok(ends(part).is_none().then_some(end.list))
     });
     let Some(fetched) = try_join_all(fetched).await?.into_iter().collect::<Option<Vec<_>>>() else {
         return Ok(None);
     };
+    let has_unread = fetched.iter().any(|part| part.has_unread);
     let mut items: Vec<T> = Vec::new();
     let mut beyond: Vec<T> = Vec::new();
     let mut cursors = Cursors::default();
-    for (part, mut found) in fetched.into_iter().enumerate() {
+    for (part, List { items: mut found, .. }) in fetched.into_iter().enumerate() {
         if settled(part) {
             cursors.0.push(before.0[part - 1].clone());
             beyond.clear();
@@ -210,34 +239,34 @@ where
     // Parts that have shrunk are joined again, unless something between them was left out.
     let whole = !before.0.iter().any(|cursor| cursor.settled);
     *next = if whole { Cursors::of(&items) } else { cursors };
-    Ok(Some(items))
+    Ok(Some(List { items, has_unread }))
 }
 
 /// Walks a list of which nothing is known.
-async fn anew<T: Item, Fetch>(operation: &'static str, list: &impl Fn(ListParams) -> Fetch) -> Result<Vec<T>>
+async fn anew<T: Item, Fetch>(operation: &'static str, list: &impl Fn(ListParams) -> Fetch) -> Result<List<T>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
     let mut newest = End::new(operation, Order::Desc);
     newest.take(list(newest.next()).await?)?;
     if newest.finished {
-        return Ok(newest.items);
+        return Ok(newest.list);
     }
-    if let Some(items) = fitting(both_ends(newest, list).await)? {
-        return Ok(items);
+    if let Some(whole) = fitting(both_ends(newest, list).await)? {
+        return Ok(whole);
     }
     let mut plain = End::new(operation, Order::Desc);
     while !plain.finished {
         plain.take(list(plain.next()).await?)?;
     }
-    Ok(plain.items)
+    Ok(plain.list)
 }
 
 /// The list from both ends; `None` if they don't fit together.
 async fn both_ends<T: Item, Fetch>(
     mut newest: End<T>,
     list: &impl Fn(ListParams) -> Fetch,
-) -> Result<Option<Vec<T>>>
+) -> Result<Option<List<T>>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
@@ -247,31 +276,103 @@ where
         newest.take(new?)?;
         oldest.take(old?)?;
         if newest.finished {
-            return Ok(Some(newest.items));
+            return Ok(Some(newest.list));
         }
         if oldest.finished {
-            oldest.items.reverse();
-            return Ok(Some(oldest.items));
+            oldest.list.items.reverse();
+            return Ok(Some(oldest.list));
         }
-        if let Some(meeting) = oldest.items.iter().position(|item| newest.seen.contains(item.id())) {
+        if let Some(meeting) = oldest.list.items.iter().position(|item| newest.seen.contains(item.id())) {
             return Ok(joined(newest, oldest, meeting));
         }
     }
 }
 
 /// Puts two ends together that have met at `oldest[meeting]`: from there on, one must be the other backwards.
-fn joined<T: Item>(newest: End<T>, mut oldest: End<T>, meeting: usize) -> Option<Vec<T>> {
-    let common = oldest.items.len() - meeting;
-    if common > newest.items.len() {
+fn joined<T: Item>(newest: End<T>, oldest: End<T>, meeting: usize) -> Option<List<T>> {
+    let has_unread = newest.list.has_unread || oldest.list.has_unread;
+    let (mut items, mut oldest) = (newest.list.items, oldest.list.items);
+    let common = oldest.len() - meeting;
+    if common > items.len() {
         return None;
     }
-    let ours = newest.items[newest.items.len() - common..].iter().rev();
-    let same = ours.zip(&oldest.items[meeting..]).all(|(a, b)| a.id() == b.id());
+    let ours = items[items.len() - common..].iter().rev();
+    let same = ours.zip(&oldest[meeting..]).all(|(a, b)| a.id() == b.id());
     if !same {
         return None;
     }
-    oldest.items.truncate(meeting);
-    let mut items = newest.items;
-    items.extend(oldest.items.into_iter().rev());
-    Some(items)
+    oldest.truncate(meeting);
+    items.extend(oldest.into_iter().rev());
+    Some(List { items, has_unread })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A page of a server whose list is `ids`, newest first; a number is an id that cannot be read.
+    fn page(ids: &[Value], params: &ListParams) -> Page<File> {
+        let mut ids = ids.to_vec();
+        if params.order == Some(Order::Asc) {
+            ids.reverse();
+        }
+        let text = |id: &Value| id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+        let from = params.after.as_ref().map_or(0, |after| {
+            1 + ids.iter().position(|id| text(id) == *after).expect("the cursor is one of the list")
+        });
+        let rest = &ids[from..];
+        let shown = &rest[..rest.len().min(PAGE as usize)];
+        let data: Vec<_> = shown.iter().map(|id| json!({"id": id})).collect();
+        let (first, last) = (shown.first().map(text), shown.last().map(text));
+        let page =
+            json!({"data": data, "first_id": first, "last_id": last, "has_more": shown.len() < rest.len()});
+        serde_json::from_value(page).unwrap()
+    }
+
+    async fn walked(ids: &[Value], cursors: &mut Cursors) -> Result<List<File>> {
+        walk("list files", cursors, async |params: ListParams| Ok(page(ids, &params))).await
+    }
+
+    #[tokio::test]
+    async fn items_without_an_id_take_no_others_away_wherever_they_stand() {
+        let good = |count: usize| (0..count).map(|n| json!(format!("cfile_{n}"))).collect::<Vec<_>>();
+        for (count, bad) in [
+            (3, 0..1),
+            (100, 99..102),
+            (101, 100..101),
+            (150, 100..101),
+            (250, 0..1),
+            (250, 99..100),
+            (250, 100..101),
+            (250, 100..200),
+            (500, 100..330),
+            (500, 94..96),
+        ] {
+            let whole = good(count);
+            let mut ids = whole.clone();
+            ids.splice(bad.start..bad.start, bad.clone().map(Value::from));
+            let mut cursors = Cursors::default();
+            walked(&whole, &mut cursors).await.unwrap();
+            // Anew; with the cursors of a list that had none; with its own.
+            for cursors in [&mut Cursors::default(), &mut cursors.clone(), &mut cursors] {
+                for _ in 0..2 {
+                    let list = walked(&ids, cursors).await.unwrap();
+                    let read: Vec<_> = list.items.iter().map(|file| json!(file.id)).collect();
+                    assert!(read == whole && list.has_unread, "{count} with {bad:?}: {} read", read.len());
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_of_which_nothing_can_be_read_is_none() {
+        for count in [1, 100, 250] {
+            let ids: Vec<_> = (0..count).map(Value::from).collect();
+            let error = walked(&ids, &mut Cursors::default()).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Protocol);
+        }
+        assert_eq!(walked(&[], &mut Cursors::default()).await.unwrap(), List::new());
+    }
 }

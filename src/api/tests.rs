@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::client::{Part, UploadBody};
 use super::model::{CreateContainer, ListParams};
-use super::{Client, ClientConfig, Container, ContainerId, Cursors, ErrorKind, File, FileId};
+use super::{Client, ClientConfig, Container, ContainerId, Cursors, ErrorKind, File, FileId, List};
 use crate::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile};
 
 const KEY: &str = "sk-test-0123456789";
@@ -32,7 +32,7 @@ async fn emulator() -> (Emulator, Client) {
 }
 
 /// A server that gives each connection the next reply and keeps what it was sent.
-fn canned(replies: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+fn canned(replies: Vec<impl AsRef<[u8]> + Send + 'static>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -42,7 +42,7 @@ fn canned(replies: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
             let (mut stream, _) = listener.accept().unwrap();
             let request = read_request(&mut stream);
             requests.lock().unwrap().push(request);
-            stream.write_all(reply.as_bytes()).unwrap();
+            stream.write_all(reply.as_ref()).unwrap();
         }
     });
     (url, seen)
@@ -109,7 +109,7 @@ async fn long_lists_are_walked_from_both_ends_and_merged() {
         emulator.forget_requests();
         let listed =
             client.all_files(&ContainerId::from(id.as_str()), &mut Cursors::default()).await.unwrap();
-        let names: Vec<String> = listed.into_iter().map(|file| file.path).collect();
+        let names: Vec<String> = listed.items.into_iter().map(|file| file.path).collect();
         let expected: Vec<String> = (0..files).rev().map(|n| format!("/mnt/data/{n}")).collect();
         assert_eq!(names, expected);
         assert!(
@@ -132,7 +132,7 @@ async fn a_list_that_was_walked_is_walked_again_from_everywhere_at_once() {
     };
     store.put_many(&id, (0..1000).map(|n| (format!("/mnt/data/{n}"), b"x")));
     let mut cursors = Cursors::default();
-    let listed = client.all_files(&container, &mut cursors).await.unwrap();
+    let listed = client.all_files(&container, &mut cursors).await.unwrap().items;
     let delete = |file: &File| store.delete_file(&id, file.id.as_str());
     let (in_a_part, at_a_cursor) = (listed[300].clone(), listed[2 * 95 - 1].clone());
     // Nothing new; a few; more than a page; some gone; a cursor gone, which makes one plain walk; then as before.
@@ -148,7 +148,7 @@ async fn a_list_that_was_walked_is_walked_again_from_everywhere_at_once() {
         store.put_many(&id, (0..more).map(|n| (format!("/mnt/data/{step}-{n}"), b"x")));
         less.as_ref().map(delete);
         emulator.forget_requests();
-        right(&client.all_files(&container, &mut cursors).await.unwrap());
+        right(&client.all_files(&container, &mut cursors).await.unwrap().items);
         let count = emulator.requests().len();
         assert!(count <= requests, "step {step}: {count} requests instead of {requests}");
     }
@@ -164,8 +164,13 @@ async fn what_has_expired_for_good_is_not_listed_again() {
     }
     store.create_container("new");
     let mut cursors = Cursors::default();
-    let live = |listed: Vec<Container>| {
-        listed.into_iter().filter(Container::is_live).map(|container| container.name).collect::<Vec<_>>()
+    let live = |listed: List<Container>| {
+        listed
+            .items
+            .into_iter()
+            .filter(Container::is_live)
+            .map(|container| container.name)
+            .collect::<Vec<_>>()
     };
     assert_eq!(live(client.live_containers(&mut cursors).await.unwrap()), ["new", "alive all the same"]);
     for expected in [&["newer", "new", "alive all the same"][..], &["newest", "newer", "new"]] {
@@ -178,6 +183,18 @@ async fn what_has_expired_for_good_is_not_listed_again() {
     emulator.forget_requests();
     assert_eq!(live(client.live_containers(&mut cursors).await.unwrap()), ["newest", "newer", "new"]);
     assert_eq!(emulator.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_utf8_makes_no_list_unreadable() {
+    let list = format!(r#"{{"data":[{FILE},{{"id":"cfile_2","path":"/mnt/data/?"}}]}}"#);
+    let mut list = reply("200 OK", "", &list).into_bytes();
+    list.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xff);
+    let (url, _) = canned(vec![list]);
+    let listed = client(&url).all_files(&"cntr_1".into(), &mut Cursors::default()).await.unwrap();
+    let paths: Vec<_> = listed.items.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["/mnt/data/a", "/mnt/data/\u{fffd}"]);
+    assert!(!listed.has_unread);
 }
 
 #[tokio::test]
@@ -216,7 +233,7 @@ async fn what_is_sent_is_what_the_api_wants() {
 
 #[tokio::test]
 async fn an_id_that_would_climb_is_refused_here() {
-    let (url, seen) = canned(vec![]);
+    let (url, seen) = canned(Vec::<String>::new());
     for id in ["", ".", ".."] {
         let error = client(&url).retrieve_container(&ContainerId::from(id)).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Config);

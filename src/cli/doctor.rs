@@ -154,6 +154,11 @@ fn service(common: &Common, timeout: Duration) -> Result<Vec<Check>> {
     let took = begun.elapsed().as_millis();
     let base_url = client.base_url();
     match outcome {
+        Ok(page) if page.data.is_empty() && page.unread > 0 => {
+            checks.push(given.unwrap_or_else(|| Check::ok("key", "the server takes it")));
+            let told = format!("{base_url} tells of containers without an id: check the base URL");
+            checks.push(Check::broken("server", told));
+        }
         Ok(_) => {
             checks.push(given.unwrap_or_else(|| Check::ok("key", "the server takes it")));
             checks.push(Check::ok("server", format!("{base_url} answers in {took} ms")));

@@ -79,6 +79,8 @@ pub struct ContainerNode {
     pub suffixed: HashSet<FileId>,
     /// Files that a list shows and that have no content; they are shown no more.
     pub phantoms: HashSet<FileId>,
+    /// Whether the list holds files without a readable id, which may be any of those that it misses.
+    pub has_unread: bool,
     /// When the list was asked for that the entries come from.
     pub listed: Option<Listed>,
     /// Counts changes of the entries, so that the kernel's copy of a directory can be kept.
@@ -207,6 +209,8 @@ pub struct Tree {
     pub containers: HashMap<ContainerId, Ino>,
     /// When the list of containers was asked for that the root comes from.
     pub listed: Option<Listed>,
+    /// Whether that list holds containers without a readable id, which may be any of those that it misses.
+    pub has_unread: bool,
     /// Counts changes of the root's entries.
     pub generation: u64,
 }
@@ -232,6 +236,7 @@ impl Tree {
             next: ROOT.0 + 1,
             containers: HashMap::new(),
             listed: None,
+            has_unread: false,
             generation: 0,
         }
     }
@@ -569,6 +574,7 @@ impl ContainerNode {
             directories: HashMap::new(),
             suffixed: HashSet::new(),
             phantoms: HashSet::new(),
+            has_unread: false,
             listed: None,
             generation: 0,
         }

@@ -2,7 +2,7 @@
 //!
 //! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag behind
 //! an upload (a version that was uploaded here stays until a list has shown it once), and it knows nothing of
-//! bytes that are still here (`held`). Who has the bare name among several files of one path is decided here.
+//! bytes that are still here (`held`). What it misses is not gone if it holds items that could not be read. Who has the bare name among several files of one path is decided here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Changes {
     /// Inodes whose name is no more, or means another one. New names are not told: the kernel remembers an absence no
     /// longer than the list that told it.
     pub displaced: Vec<Ino>,
-    /// Versions uploaded here that a list does not show; the caller asks for them by id.
+    /// Versions that a list does not show and that may be there all the same; the caller asks for them by id.
     pub missing: Vec<(Ino, FileId)>,
     /// Files whose length the service has not told.
     pub unsized_files: Vec<Ino>,
@@ -54,8 +54,8 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     live.sort_by_key(|c| c.created_at);
 
     let alive: HashSet<&ContainerId> = live.iter().map(|c| &c.id).collect();
-    let gone: Vec<Ino> =
-        tree.containers.iter().filter(|(id, _)| !alive.contains(id)).map(|(_, ino)| *ino).collect();
+    let is_gone = |id: &ContainerId| !alive.contains(id) && (!tree.has_unread || ids.contains(id.as_str()));
+    let gone: Vec<Ino> = tree.containers.iter().filter(|(id, _)| is_gone(id)).map(|(_, ino)| *ino).collect();
     for ino in gone {
         changes.displaced.push(ino);
         tree.unlink(ino);
@@ -137,12 +137,22 @@ pub fn apply_files(
         if shown.id().is_some_and(|id| listed.contains(id)) {
             continue;
         }
+        let id = shown.id().cloned();
+        if let Some(file) =
+            shown.server.as_deref().filter(|_| node.has_unread && shown.settled && !shown.held)
+        {
+            changes.missing.push((ino, file.id.clone()));
+            let rank = (2, std::cmp::Reverse(file.created_at), usize::MAX);
+            let path = own_path(tree, ino, shown, file, known);
+            let sticky = node.suffixed.contains(&file.id) && path != tree.path(ino);
+            candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
+            continue;
+        }
         let unsettled = !shown.settled && shown.server.is_some();
         if !shown.held && !unsettled {
             gone.push(ino);
             continue;
         }
-        let id = shown.id().cloned();
         if !shown.held
             && let Some(id) = &id
         {

@@ -157,10 +157,13 @@ impl Vfs {
                 Err(error) if error.is_container_gone() => return Ok(()),
                 listed => listed?,
             }
-            let empty =
-                self.state().tree.container(ino).is_some_and(|container| container.children.is_empty());
-            if !empty {
-                return Err(Error::quiet(libc::ENOTEMPTY));
+            match self.state().tree.container(ino) {
+                Some(container) if container.has_unread => {
+                    let message = "the container holds files that cannot be read from its list";
+                    return Err(Error::told(libc::ENOTEMPTY, message));
+                }
+                Some(container) if container.children.is_empty() => {}
+                _ => return Err(Error::quiet(libc::ENOTEMPTY)),
             }
             match self.client.delete_container(&id).await.map_err(Error::from) {
                 Err(error) if !error.is_gone() => return Err(error),

@@ -10,10 +10,11 @@ use futures_util::future::{BoxFuture, WeakShared};
 use lru::LruCache;
 use tracing::Instrument;
 
-use crate::api::{ContainerId, Cursors, File, budget};
+use crate::api::{ContainerId, Cursors, File, List, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listed::Listed;
 use crate::namespace::listing::{self, Changes};
+use crate::namespace::names;
 use crate::vfs::{Error, Result, State, Vfs};
 
 /// Which list: of containers, or of the files of one.
@@ -192,20 +193,20 @@ impl Vfs {
         let started = Instant::now();
         let mut cursors = self.refreshes.cursors().pop(&which).unwrap_or_default();
         let outcome = match &which {
-            None => {
-                self.client.live_containers(&mut cursors).await.map_err(Error::from).map(|mut containers| {
-                    let mut state = self.state();
-                    containers.retain(|container| !state.dead_containers.contains(&container.id));
-                    listing::apply_containers(&mut state.tree, &containers, started)
-                })
-            }
+            None => self.client.live_containers(&mut cursors).await.map_err(Error::from).map(|list| {
+                let List { items: mut containers, has_unread } = list;
+                let mut state = self.state();
+                containers.retain(|container| !state.dead_containers.contains(&container.id));
+                note_unread(&mut state.tree.has_unread, has_unread, "containers");
+                listing::apply_containers(&mut state.tree, &containers, started)
+            }),
             Some(id) => {
-                let files = self
+                let list = self
                     .client
                     .all_files(id, &mut cursors)
                     .await
                     .map_err(|error| self.noticed(id, error.into()));
-                files.map(|files| self.lay_files(id, files, started))
+                list.map(|list| self.lay_files(id, list, started))
             }
         };
         self.refreshes.cursors().put(which.clone(), cursors);
@@ -227,7 +228,8 @@ impl Vfs {
         Ok(())
     }
 
-    fn lay_files(self: &Arc<Self>, id: &ContainerId, mut files: Vec<File>, started: Instant) -> Changes {
+    fn lay_files(self: &Arc<Self>, id: &ContainerId, list: List<File>, started: Instant) -> Changes {
+        let List { items: mut files, has_unread } = list;
         let mut guard = self.state();
         let state = &mut *guard;
         files.retain(|file| {
@@ -240,13 +242,16 @@ impl Vfs {
         let replaced = state.to_be_replaced();
         match state.tree.containers.get(id).copied() {
             Some(ino) => {
+                if let Some(container) = state.tree.container_mut(ino) {
+                    note_unread(&mut container.has_unread, has_unread, id.as_str());
+                }
                 listing::apply_files(&mut state.tree, ino, files, started, &state.records, &replaced)
             }
             None => Changes::default(),
         }
     }
 
-    /// An upload from here that no list shows: gone only if its id answers 404.
+    /// A version that a list does not show and that may be there all the same: gone only if its id answers 404.
     async fn check_missing(self: Arc<Self>, ino: Ino, container: &ContainerId, id: &crate::api::FileId) {
         let Err(error) = self.client.retrieve_file(container, id).await else { return };
         if !Error::from(error).is_gone() {
@@ -260,4 +265,13 @@ impl Vfs {
             state.tree.unlink(ino);
         }
     }
+}
+
+/// Notes whether a list holds items that cannot be shown, and logs it once, not with every list.
+fn note_unread(known: &mut bool, has_unread: bool, list: &str) {
+    if has_unread && !*known {
+        let list = names::safe_component(list, list);
+        tracing::warn!(list, "the list holds items without an id, which cannot be shown");
+    }
+    *known = has_unread;
 }

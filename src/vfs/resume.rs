@@ -57,7 +57,7 @@ impl Vfs {
     async fn remove_probe(self: &Arc<Self>, container: ContainerId, base: &str, noted: Noted) {
         let files =
             match self.client.all_files(&container, &mut Cursors::default()).await.map_err(Error::from) {
-                Ok(files) => files,
+                Ok(list) => list.items,
                 Err(error) => {
                     if error.is_gone() {
                         noted.done();

@@ -19,14 +19,21 @@ use crate::shape;
 fn case(input: &[u8], records: &Records) {
     let container = serde_json::from_value(json!({"id": "cntr_1", "name": "c"})).unwrap();
     let (mut files, mut containers) = (Tree::of_container(container), Tree::new());
-    for line in input.split(|byte| *byte == b'\n') {
-        if let Ok(page) = serde_json::from_slice::<Page<File>>(line) {
+    for line in String::from_utf8_lossy(input).split('\n') {
+        if let Ok(page) = serde_json::from_str::<Page<File>>(line) {
+            assert_eq!(page.data.len(), with_ids(line).unwrap_or(page.data.len()), "what has an id is read");
             lay_files(&mut files, &page.data, records);
         }
-        if let Ok(page) = serde_json::from_slice::<Page<Container>>(line) {
+        if let Ok(page) = serde_json::from_str::<Page<Container>>(line) {
             lay_containers(&mut containers, &page.data);
         }
     }
+}
+
+/// How many items of a page have an id.
+fn with_ids(page: &str) -> Option<usize> {
+    let page: Value = serde_json::from_str(page).ok()?;
+    Some(page["data"].as_array()?.iter().filter(|item| item["id"].is_string()).count())
 }
 
 fn lay_files(tree: &mut Tree, page: &[File], records: &Records) {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use containerfs::emulator::Kind::{CreateContainer, DeleteContainer, DeleteFile, Upload};
+use containerfs::emulator::Fault;
+use containerfs::emulator::Kind::{CreateContainer, DeleteContainer, DeleteFile, ListFiles, Upload};
 
-use crate::env::{errno, on_both_profiles, on_openai, program_is_missing};
+use crate::env::{errno, on_both_profiles, on_openai, program_is_missing, wait_until};
 
 #[test]
 fn mkdir_makes_a_container_and_rmdir_deletes_an_empty_one() {
@@ -31,6 +32,42 @@ fn a_container_that_someone_else_filled_is_not_deleted() {
         env.store().put_model_file(&id, "/mnt/data/f", b"theirs");
         let changes = env.changes_of(|| assert_eq!(errno(fs::remove_dir(mount.path("c"))), libc::ENOTEMPTY));
         assert_eq!(changes, []);
+    });
+}
+
+#[test]
+fn a_list_with_an_item_that_cannot_be_read_shows_the_others_and_is_not_empty() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/gone", b"x");
+        let gone = env.store().files(&id)[0].id.clone();
+        let mount = env.mount(&["--ttl", "0s"]);
+        fs::remove_file(mount.path("c/gone")).unwrap();
+        let list = |data: serde_json::Value| {
+            env.emulator.faults().clear();
+            let body = Some(serde_json::json!({"object": "list", "data": data}).to_string());
+            env.inject(ListFiles, Fault::Status { code: 200, body, headers: Default::default() });
+        };
+        let file =
+            |id: &str, path: serde_json::Value| serde_json::json!({"id": id, "path": path, "bytes": 1});
+        let no_id = serde_json::json!({"path": "/mnt/data/x"});
+        let good = file("cfile_1", "/mnt/data/good".into());
+        list(serde_json::json!([good, no_id, file("cfile_2", 7.into())]));
+        for _ in 0..3 {
+            let names = mount.names("c");
+            assert!(names.len() == 2 && names.contains(&"good".to_owned()), "{names:?}");
+        }
+        let told = mount.log().matches("holds items without an id").count();
+        assert_eq!(told, 1, "told once, not with every list");
+        list(serde_json::json!([no_id, file(&gone, "/mnt/data/gone".into())]));
+        // What the list misses may be what could not be read of it: it goes once its id is not found.
+        wait_until("both are gone", || mount.names("c").is_empty());
+        let changes = env.changes_of(|| assert_eq!(errno(fs::remove_dir(mount.path("c"))), libc::ENOTEMPTY));
+        assert_eq!(changes, []);
+        list(serde_json::json!([no_id]));
+        let listing =
+            fs::read_dir(mount.path("c")).and_then(|mut entries| entries.try_for_each(|e| e.map(drop)));
+        assert_eq!(errno(listing), libc::EPROTO);
     });
 }
 

@@ -196,6 +196,26 @@ fn names_that_the_service_cannot_hold_are_refused_before_a_request() {
 }
 
 #[test]
+fn a_path_that_is_too_deep_is_shown_by_its_end_and_cannot_be_made() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, &format!("/mnt/data/{}x.txt", "a/".repeat(5000)), b"deep");
+        let mount = env.mount(&[]);
+        let names = mount.names("c");
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert!(names[0].starts_with("x~") && names[0].ends_with(".txt"), "{names:?}");
+        assert_eq!(fs::read(mount.path("c").join(&names[0])).unwrap(), b"deep");
+        let deepest = mount.path("c").join("d/".repeat(128));
+        fs::create_dir_all(&deepest).unwrap();
+        assert_eq!(errno(fs::create_dir(deepest.join("d"))), libc::ENAMETOOLONG);
+        assert_eq!(errno(fs::write(deepest.join("f"), "x")), libc::ENAMETOOLONG);
+        fs::create_dir(mount.path("c/e")).unwrap();
+        assert_eq!(errno(fs::rename(mount.path("c/d"), mount.path("c/e/d"))), libc::ENAMETOOLONG);
+        fs::rename(mount.path("c/d"), mount.path("c/e2")).unwrap();
+    });
+}
+
+#[test]
 fn names_travel_there_and_back() {
     on_both_profiles(|env| {
         env.container("c");

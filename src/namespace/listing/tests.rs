@@ -128,6 +128,38 @@ fn an_upload_stays_until_a_list_has_shown_it_once() {
 }
 
 #[test]
+fn what_a_list_with_an_unread_item_misses_is_asked_for_first() {
+    let mut fixture = Fixture::new();
+    let (a, b) = (file("cfile_11111111", "a", 1), file("cfile_22222222", "b", 2));
+    fixture.list(&[b.clone(), a.clone()]);
+    let ino = fixture.ino("a");
+    fixture.tree.container_mut(ROOT).unwrap().has_unread = true;
+    // Another version of the one that may be gone has the bare name.
+    let newer = file("cfile_33333333", "a", 3);
+    let changes = fixture.list(&[newer, b.clone()]);
+    assert_eq!(changes.missing, [(ino, a.id)]);
+    assert_eq!(fixture.names(), ["a", "a~11111111", "b"]);
+    assert_eq!(fixture.ino("a~11111111"), ino);
+    fixture.tree.container_mut(ROOT).unwrap().has_unread = false;
+    assert!(fixture.list(&[b]).missing.is_empty());
+    assert_eq!(fixture.names(), ["b"]);
+}
+
+#[test]
+fn what_a_list_with_an_unread_container_misses_stays() {
+    let mut tree = Tree::new();
+    let live = |id: &str, name: &str| container(id, name, "running", 1);
+    apply_containers(&mut tree, &[live("c1", "a"), live("c2", "b"), live("c3", "c")], Instant::now());
+    let shown = |tree: &Tree| tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect::<Vec<_>>();
+    tree.has_unread = true;
+    apply_containers(&mut tree, &[container("c2", "b", "expired", 1), live("c3", "c")], Instant::now());
+    assert_eq!(shown(&tree), [Arc::from("a"), Arc::<str>::from("c")]);
+    tree.has_unread = false;
+    apply_containers(&mut tree, &[live("c3", "c")], Instant::now());
+    assert_eq!(shown(&tree), [Arc::<str>::from("c")]);
+}
+
+#[test]
 fn a_version_from_elsewhere_is_a_new_inode() {
     let mut fixture = Fixture::new();
     fixture.list(&[file("cfile_11111111", "x", 1)]);
