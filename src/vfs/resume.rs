@@ -123,11 +123,12 @@ impl Vfs {
         };
         let Some((source, target, parent, name)) = place else {
             // The old name means something else by now, or the new one does: both stay.
-            if let Some(&container) = self.state().tree.containers.get(&rename.container)
-                && let Some(container) = self.state().tree.container_mut(container)
-            {
+            let mut state = self.state();
+            let container = state.tree.containers.get(&rename.container).copied();
+            if let Some(container) = container.and_then(|ino| state.tree.container_mut(ino)) {
                 container.listed = None;
             }
+            drop(state);
             noted.done();
             return Ok(());
         };
