@@ -282,6 +282,7 @@ mod tests {
         let adopted = next.adopt();
         let [Adopted::Intent(noted, found)] = adopted.as_slice() else { panic!("{adopted:?}") };
         assert_eq!(*found, intent);
+        noted.stage().unwrap();
         noted.done();
         drop(next);
         assert!(subdirectories(&dir.path().join("journal")).is_empty(), "nothing is left");

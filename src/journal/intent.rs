@@ -9,11 +9,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::api::{ContainerId, FileId};
 use crate::journal::stage::{Sent, Staging};
 use crate::journal::{note, steps};
+use crate::namespace::names;
 use crate::namespace::records::Attributes;
 
 /// What [`Intent`] is written into.
@@ -44,6 +46,7 @@ pub enum Intent {
         /// Where it is.
         container: ContainerId,
         /// Its base name, which is random.
+        #[serde(deserialize_with = "random_name")]
         base: String,
     },
     /// A POST whose answer was lost, and whose bytes nobody wants any more: what it made is deleted once a list
@@ -58,14 +61,24 @@ pub enum Intent {
     },
 }
 
+/// Reads the name of a probe. What bears it is deleted, so that no other is believed: a short one is the end of many
+/// names, and an empty one of all.
+fn random_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let is_random = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_random { Ok(name) } else { Err(D::Error::custom("a probe has another name")) }
+}
+
 /// A rename of a file, or of all files of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rename {
     /// Where.
     pub container: ContainerId,
     /// The old path below the container.
+    #[serde(deserialize_with = "names::remembered")]
     pub from: String,
     /// The new one.
+    #[serde(deserialize_with = "names::remembered")]
     pub to: String,
     /// What has to be sent under a new name.
     pub moves: Vec<Move>,
@@ -81,6 +94,7 @@ pub struct Move {
     /// The version under the old name.
     pub id: FileId,
     /// The new path below the container.
+    #[serde(deserialize_with = "names::remembered")]
     pub to: String,
     /// Ids that the new path had before.
     pub known: Vec<FileId>,
@@ -121,7 +135,14 @@ impl Noted {
     /// # Errors
     /// The disk's.
     pub fn stage(&self) -> io::Result<Staging> {
-        Staging::create(self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string()))
+        loop {
+            let dir = self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+            match Staging::create(dir) {
+                // Left by the mount that wrote the intent.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => return created,
+            }
+        }
     }
 
     /// It is done, or given up.

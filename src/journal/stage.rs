@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::{ContainerId, FileId};
 use crate::journal::{note, steps};
+use crate::namespace::names;
 use crate::private;
 
 /// What [`Meta`] is written into.
@@ -27,6 +28,7 @@ pub struct Meta {
     /// Where the bytes belong.
     pub container: ContainerId,
     /// The path below the container.
+    #[serde(deserialize_with = "names::remembered")]
     pub path: String,
     /// The version that the writer saw and that these bytes replace.
     pub replaces: Option<FileId>,
@@ -65,6 +67,7 @@ impl Meta {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shelved {
     /// Its real path below the container, which the server still has.
+    #[serde(deserialize_with = "names::remembered")]
     pub from: String,
     /// Whether it was moved just now: after a crash it has its real name back.
     pub just_now: bool,
@@ -74,6 +77,7 @@ pub struct Shelved {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// The path below the container.
+    #[serde(deserialize_with = "names::remembered")]
     pub path: String,
     /// Bytes.
     pub len: u64,

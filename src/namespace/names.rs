@@ -4,6 +4,7 @@
 //! Unix filesystem and on a terminal; what had to be changed carries a hash of what it was, so that two
 //! different paths never meet and a path always gets the same name.
 
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use crate::api::File;
@@ -74,6 +75,24 @@ pub fn shown_path(file: &File) -> Vec<String> {
 /// Splits a remembered relative path, which was checked when it was created.
 pub fn components(path: &str) -> Vec<String> {
     bounded(path.split('/'), path)
+}
+
+/// Reads a path below a container that was written down here. A file in the state directory may be torn, or somebody
+/// else's: what no mount would have written is made safe as a server's paths are.
+///
+/// # Errors
+/// It is no string.
+pub fn remembered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(components(&String::deserialize(deserializer)?).join("/"))
+}
+
+/// Reads such a path, or that of the container itself, which is empty.
+///
+/// # Errors
+/// It is no string.
+pub fn remembered_or_root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let path = String::deserialize(deserializer)?;
+    Ok(if path.is_empty() { path } else { components(&path).join("/") })
 }
 
 /// The components, made safe. A path that is too long or too deep is shown by its last component alone.

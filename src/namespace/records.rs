@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ContainerId, FileId};
+use crate::namespace::names;
 use crate::private;
 
 /// Attributes that were set here and that the service does not keep.
@@ -42,12 +43,35 @@ pub struct Attributes {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 enum Fact {
-    File { container: ContainerId, id: FileId, path: Option<String>, attributes: Attributes },
-    Deleted { container: ContainerId, id: FileId },
-    Returned { container: ContainerId, id: FileId },
-    Directory { container: ContainerId, path: String, exists: bool },
-    DirectoryAttributes { container: ContainerId, path: String, attributes: Attributes },
-    Directories { kept: bool },
+    File {
+        container: ContainerId,
+        id: FileId,
+        path: Option<String>,
+        attributes: Attributes,
+    },
+    Deleted {
+        container: ContainerId,
+        id: FileId,
+    },
+    Returned {
+        container: ContainerId,
+        id: FileId,
+    },
+    Directory {
+        container: ContainerId,
+        #[serde(deserialize_with = "names::remembered")]
+        path: String,
+        exists: bool,
+    },
+    DirectoryAttributes {
+        container: ContainerId,
+        #[serde(deserialize_with = "names::remembered_or_root")]
+        path: String,
+        attributes: Attributes,
+    },
+    Directories {
+        kept: bool,
+    },
 }
 
 /// The facts about one container.

@@ -156,7 +156,7 @@ impl Lost {
     }
 
     fn is_forgotten(&self) -> bool {
-        attr::now() / 1_000_000_000 - self.at > FORGOTTEN_AFTER
+        (attr::now() / 1_000_000_000).saturating_sub(self.at) > FORGOTTEN_AFTER
     }
 
     fn strike_out(&self) {

@@ -1,7 +1,8 @@
 //! Runs a target: its corpus, then random input until the time is over.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -22,10 +23,13 @@ type UnderWay = Mutex<Option<(Instant, Vec<u8>)>>;
 pub(crate) fn fuzz(target: &'static str, structured: BoxedStrategy<Vec<u8>>, case: impl Fn(&[u8])) {
     let under_way = Arc::new(UnderWay::default());
     watch(target, Arc::downgrade(&under_way));
+    let panics = panics_are_counted();
     let case = |input: &[u8]| {
+        let before = panics.load(Ordering::SeqCst);
         *under_way.lock().unwrap() = Some((Instant::now(), input.to_vec()));
         case(input);
         *under_way.lock().unwrap() = None;
+        assert_eq!(panics.load(Ordering::SeqCst), before, "a task has panicked");
     };
     let corpus = Corpus::of(target);
     for (name, input) in corpus.files() {
@@ -58,6 +62,20 @@ pub(crate) fn fuzz(target: &'static str, structured: BoxedStrategy<Vec<u8>>, cas
         }
     }
     println!("{target}: {tried} inputs");
+}
+
+/// A panic in a task or thread of its own ends nothing but that.
+fn panics_are_counted() -> &'static AtomicUsize {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    static COUNTED: Once = Once::new();
+    COUNTED.call_once(|| {
+        let told = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::SeqCst);
+            told(panic);
+        }));
+    });
+    &PANICS
 }
 
 /// Ends the process when a case hangs.

@@ -6,6 +6,8 @@
 
 mod corpus;
 mod engine;
+mod journal;
 mod names;
 mod pages;
 mod shape;
+mod world;
