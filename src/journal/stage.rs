@@ -186,15 +186,16 @@ impl Staging {
         Ok(self.len()? == 0)
     }
 
-    /// Makes the bytes durable.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// Makes the bytes durable, and the entry of their directory unless it is.
+    fn sync(&self, anchored: bool) -> io::Result<()> {
+        self.file.sync_data()?;
+        match self.dir.parent() {
+            Some(journal) if !anchored => File::open(journal)?.sync_all(),
+            _ => Ok(()),
+        }
     }
 
-    /// Writes `meta.json`, whole or not at all.
+    /// Writes `meta.json`, whole or not at all. A durable one lies beside durable bytes.
     ///
     /// # Errors
     /// The disk's.
@@ -202,7 +203,7 @@ impl Staging {
         self.note(durable, || Some(meta.clone())).map(|_| ())
     }
 
-    /// Writes `meta.json`, whole or not at all, with what `says` knows. Nothing that is known when this begins is taken
+    /// Writes `meta.json`, whole or not at all, with what `says` knows, and the bytes before it if it is to be durable. Nothing that is known when this begins is taken
     /// back by a note of somebody else who began before; `says` is asked again if somebody who began later was faster.
     /// Returns what was written, or `None` if there was nothing to say or the bytes have been discarded.
     ///
@@ -221,12 +222,12 @@ impl Staging {
             }
             written.turn = turn;
             steps::step();
-            note::write(&self.dir, NOTE, &meta, durable)?;
-            if durable && !written.anchored {
-                if let Some(journal) = self.dir.parent() {
-                    File::open(journal)?.sync_all()?;
-                }
+            if durable {
+                let anchored = written.anchored;
+                note::write_after(&self.dir, NOTE, &meta, || self.sync(anchored))?;
                 written.anchored = true;
+            } else {
+                note::write(&self.dir, NOTE, &meta, false)?;
             }
             return Ok(Some(meta));
         }

@@ -73,7 +73,7 @@ impl Vfs {
         loop {
             let staging = writer.inner().staging.clone();
             let Some(staging) = staging else { return Ok(()) };
-            match staging.sync().and_then(|()| staging.note(true, || self.meta(ino, None))) {
+            match staging.note(true, || self.meta(ino, None)) {
                 Ok(None) => return Ok(()),
                 Ok(Some(noted)) => {
                     writer.promised(&staging);
@@ -146,7 +146,9 @@ impl Vfs {
                 writer.thaw(&frozen, true);
                 state.failures.remove(&ino);
                 writer.inner().failed = None;
-                state.retire_writer(ino);
+                let unneeded = state.retire_writer(ino);
+                drop(guard);
+                drop(unneeded);
                 Ok(())
             }
             Err(error) => {
@@ -161,7 +163,7 @@ impl Vfs {
                     let meta = self.meta(ino, Some(&destination))?;
                     Some(Meta { reason: Some(reason.clone()), refused, noted_at: frozen.noted_at(), ..meta })
                 };
-                if let Err(error) = frozen.staging.sync().and_then(|()| frozen.staging.note(true, says)) {
+                if let Err(error) = frozen.staging.note(true, says) {
                     tracing::error!(%error, "unsent bytes could not be made durable");
                 }
                 writer.thaw(&frozen, false);
@@ -267,7 +269,7 @@ impl Vfs {
                 }
                 Some(Meta { noted_at, ..meta })
             };
-            tokio::task::spawn_blocking(move || staging.sync().and_then(|()| staging.note(true, says)))
+            tokio::task::spawn_blocking(move || staging.note(true, says))
         };
         noted.await.map_err(|error| Error::told(libc::EIO, error.to_string()))??;
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };

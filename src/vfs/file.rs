@@ -337,10 +337,11 @@ impl Vfs {
             inner.is_dirty() && !inner.has_failed()
         });
         let save = linked && dirty && handle.writable && !state.open_for_writing(ino);
-        state.retire_writer(ino);
+        let unneeded = state.retire_writer(ino);
         let deferred = if last { state.deferred.remove(&ino) } else { None };
         state.tree.reap(ino);
         drop(state);
+        drop(unneeded);
         let vfs = self.clone();
         if save {
             self.behind.spawn(async move {

@@ -248,7 +248,9 @@ impl Vfs {
         state.shelved.retain(|_, shelved| *shelved != ino);
         state.tree.rename(ino, to, name);
         if writer.unshelved() {
-            state.retire_writer(ino);
+            let unneeded = state.retire_writer(ino);
+            drop(state);
+            drop(unneeded);
             return Ok(false);
         }
         let closed = !state.open_for_writing(ino);

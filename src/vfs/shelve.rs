@@ -79,12 +79,9 @@ impl Vfs {
             meta.shelved = Some(Shelved { from, just_now: true });
             meta
         });
-        tokio::task::spawn_blocking(move || {
-            staging.sync()?;
-            note.map_or(Ok(()), |meta| staging.write_meta(&meta, true))
-        })
-        .await
-        .map_err(|error| Error::told(libc::EIO, error.to_string()))??;
+        tokio::task::spawn_blocking(move || note.map_or(Ok(()), |meta| staging.write_meta(&meta, true)))
+            .await
+            .map_err(|error| Error::told(libc::EIO, error.to_string()))??;
         let replaced = {
             let mut guard = self.state();
             let state = &mut *guard;

@@ -110,6 +110,18 @@ impl Inner {
     }
 }
 
+/// Staging files that nobody needs. They are removed when this goes, which takes the disk a while: after the lock of the
+/// state.
+#[derive(Default)]
+#[must_use = "it is dropped after the lock of the state"]
+pub(super) struct Unneeded(Vec<Arc<Staging>>);
+
+impl Drop for Unneeded {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|staging| staging.discard());
+    }
+}
+
 /// What is sent: bytes that nobody changes any more.
 pub(super) struct Frozen {
     pub(super) staging: Arc<Staging>,
@@ -364,28 +376,23 @@ impl State {
     }
 
     /// Drops a writer that has nothing to say: clean, and open for writing nowhere.
-    pub(super) fn retire_writer(&mut self, ino: Ino) {
+    pub(super) fn retire_writer(&mut self, ino: Ino) -> Unneeded {
+        let mut unneeded = Unneeded::default();
         if self.open_for_writing(ino) {
-            return;
+            return unneeded;
         }
-        let Some(writer) = self.writers.get(&ino) else {
-            if let Some(file) = self.tree.file_mut(ino) {
-                file.held = false;
+        if let Some(writer) = self.writers.get(&ino) {
+            let mut inner = writer.inner();
+            if inner.is_dirty() || inner.frozen {
+                return unneeded;
             }
-            return;
-        };
-        let inner = writer.inner();
-        if inner.is_dirty() || inner.frozen {
-            return;
+            unneeded.0.extend(inner.take_stagings());
         }
-        let stagings: Vec<_> = { inner }.take_stagings().collect();
         self.writers.remove(&ino);
-        for staging in stagings {
-            staging.discard();
-        }
         if let Some(file) = self.tree.file_mut(ino) {
             file.held = false;
         }
+        unneeded
     }
 }
 
