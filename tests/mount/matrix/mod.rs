@@ -94,7 +94,7 @@ fn every_call_fails_as_it_should_when_the_server_does() {
 #[test]
 fn the_documentation_shows_the_matrix() {
     const BEGIN: &str = "<!-- the matrix -->\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/semantics.md");
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(BEGIN).unwrap();
@@ -104,7 +104,7 @@ fn the_documentation_shows_the_matrix() {
     }
     assert!(
         page == right,
-        "docs/errors.md is old: CONTAINERFS_WRITE_DOCS=1 cargo test the_documentation_shows"
+        "docs/semantics.md is old: CONTAINERFS_WRITE_DOCS=1 cargo test the_documentation_shows"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What is expected: the table of `docs/errors.md`, which is written by hand here and nowhere else.
+//! What is expected: the table of `docs/semantics.md`, which is written by hand here and nowhere else.
 
 use super::faults::Row;
 use super::operations::Column;
