@@ -1,8 +1,8 @@
 //! The cache of whole files: all of it on disk, hot small files in memory too.
 //!
 //! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its bytes.
-//! It is written under a temporary name and renamed when whole, and its checksum is checked the first time that a
-//! mount finds it, so a torn write is a miss and never a wrong byte. Least recently used entries go first; an
+//! It is written under a temporary name and renamed when whole, and its checksum, of its key too, is checked the first
+//! time that a mount finds it, so a torn write or another's name is a miss and never a wrong byte. Least recently used entries go first; an
 //! open one stays readable, because its descriptor outlives its name. What a model wrote is kept in a directory
 //! of this mount's own and never trusted across mounts (DESIGN §3).
 
@@ -46,10 +46,21 @@ impl Key {
 }
 
 /// Finds torn writes, faster than bytes arrive; nobody is kept from forging it, who could as well forge the bytes.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Checksum(Xxh3);
 
 impl Checksum {
+    /// Of what is going to be kept as `key`.
+    pub fn of(key: &Key) -> Self {
+        Self::under(&key.hash)
+    }
+
+    fn under(hash: &str) -> Self {
+        let mut checksum = Self(Xxh3::default());
+        checksum.update(hash.as_bytes());
+        checksum
+    }
+
     /// Takes the next bytes in.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
@@ -151,7 +162,10 @@ impl Cache {
         };
         for (hash, entry) in found_on_disk(&durable)? {
             shelves.disk_bytes += entry.len;
-            shelves.disk.put(hash, entry);
+            if let Some(older) = shelves.disk.put(hash, entry) {
+                shelves.disk_bytes -= older.len;
+                let _ = fs::remove_file(older.path);
+            }
         }
         let cache = Self {
             durable,
@@ -177,8 +191,11 @@ impl Cache {
         let (path, len, verified) = (entry.path.clone(), entry.len, entry.verified);
         drop(shelves);
         let whole = private::open(&path, OpenOptions::new().read(true)).and_then(|file| {
+            if file.metadata()?.len() != len {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "length differs"));
+            }
             if !verified {
-                verify(&file, &path, len)?;
+                verify(&file, &path)?;
             }
             let small = (len <= SMALL).then(|| read_whole(&file, len)).transpose()?;
             Ok((file, small))
@@ -253,7 +270,7 @@ impl Cache {
     pub fn adopt_copy(&self, key: &Key, from: &Path) -> io::Result<()> {
         let mut source = File::open(from)?;
         let mut copy = self.temporary(key)?;
-        let mut checksum = Checksum::default();
+        let mut checksum = Checksum::of(key);
         let mut len = 0;
         let mut buffer = vec![0; 128 << 10];
         loop {
@@ -350,7 +367,15 @@ fn entry_name(hash: &str, len: u64, checksum: &Checksum) -> String {
     format!("{hash}-{len}-{}", checksum.digits())
 }
 
-/// Entries that earlier mounts left, least recently used first; broken temporary files are removed.
+/// The hash of the key, the length and the checksum that an entry's name tells.
+fn parsed(name: &str) -> Option<(&str, u64, &str)> {
+    let (hash, rest) = name.split_once('-')?;
+    let (len, sum) = rest.split_once('-')?;
+    let is_hex = |digits: &str| digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_hex(hash) && is_hex(sum)).then_some((hash, len.parse().ok()?, sum))
+}
+
+/// Entries that earlier mounts left, least recently used first; torn ones and broken temporary files are removed.
 fn found_on_disk(dir: &Path) -> io::Result<Vec<(String, Entry)>> {
     let mut found = Vec::new();
     for item in fs::read_dir(dir)? {
@@ -358,16 +383,16 @@ fn found_on_disk(dir: &Path) -> io::Result<Vec<(String, Entry)>> {
         let name = item.file_name();
         let Some(name) = name.to_str() else { continue };
         let Ok(metadata) = item.metadata() else { continue };
-        let mut parts = name.split('-');
-        match (parts.next(), parts.next().and_then(|len| len.parse::<u64>().ok()), parts.next()) {
-            (Some(hash), Some(len), Some(_)) if metadata.len() == len && !hash.is_empty() => {
+        match parsed(name) {
+            Some((hash, len, _)) if metadata.len() == len && metadata.is_file() => {
                 let used = metadata.accessed().or_else(|_| metadata.modified()).ok();
                 found.push((used, hash.to_owned(), Entry { path: item.path(), len, verified: false }));
             }
-            _ if name.starts_with(".part-") && !is_recent(&metadata) => {
+            Some(_) => _ = fs::remove_file(item.path()),
+            None if name.starts_with(".part-") && !is_recent(&metadata) => {
                 let _ = fs::remove_file(item.path());
             }
-            _ => {}
+            None => {}
         }
     }
     found.sort_by_key(|(used, _, _)| *used);
@@ -397,16 +422,14 @@ fn clear_dead_mounts(dir: &Path) {
     }
 }
 
-fn verify(file: &File, path: &Path, len: u64) -> io::Result<()> {
-    let mut checksum = Checksum::default();
+fn verify(file: &File, path: &Path) -> io::Result<()> {
+    let differs = || io::Error::new(io::ErrorKind::InvalidData, "checksum differs");
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (hash, len, sum) = name.and_then(parsed).ok_or_else(differs)?;
+    let mut checksum = Checksum::under(hash);
     let mut reader = file;
     let copied = io::copy(&mut reader, &mut checksum)?;
-    let expected = path.file_name().and_then(|name| name.to_str()?.rsplit('-').next().map(str::to_owned));
-    if copied == len && expected.is_some_and(|sum| sum == checksum.digits()) {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "checksum differs"))
-    }
+    if copied == len && sum == checksum.digits() { Ok(()) } else { Err(differs()) }
 }
 
 fn read_whole(file: &File, len: u64) -> io::Result<Bytes> {
@@ -446,7 +469,7 @@ mod tests {
     fn put(cache: &Cache, key: &Key, bytes: &[u8]) {
         let mut file = cache.temporary(key).unwrap();
         file.write_all(bytes).unwrap();
-        let mut checksum = Checksum::default();
+        let mut checksum = Checksum::of(key);
         checksum.update(bytes);
         cache.adopt(key, file, bytes.len() as u64, &checksum).unwrap();
     }

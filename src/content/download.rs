@@ -317,12 +317,12 @@ impl Downloads {
         flights.insert(key.clone(), flight.clone());
         let task = Task {
             downloads: self.clone(),
+            checksum: Checksum::of(&key),
             key,
             container: container.clone(),
             file: file.clone(),
             flight,
             temporary,
-            checksum: Checksum::default(),
             written: 0,
             ranges: false,
         };

@@ -4,6 +4,7 @@
 //! a few seconds, or for `CONTAINERFS_FUZZ` seconds. What is found goes into the corpus, in as few bytes as show it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cache;
 mod corpus;
 mod engine;
 mod journal;
