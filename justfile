@@ -31,7 +31,7 @@ record:
     cargo build --release
     docs/demo.py target/release/containerfs
 
-# Real mounts next to other ways to the same bytes; rows by name, `just bench cp-50 ls`.
+# Real mounts next to other ways to the same bytes; rows by name, `just bench cp-50 ls`, `just bench beside --latency 500`.
 bench *ARGS:
     cargo bench --bench real -- {{ARGS}}
 

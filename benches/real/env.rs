@@ -23,7 +23,7 @@ pub(crate) struct Server {
     pub(crate) container: String,
     pub(crate) dir: TempDir,
     pub(crate) latency: Duration,
-    _runtime: Runtime,
+    pub(crate) runtime: Runtime,
 }
 
 impl Server {
@@ -35,7 +35,7 @@ impl Server {
         let emulator = runtime.block_on(Emulator::start(config, ([127, 0, 0, 1], 0).into()))?;
         let container = emulator.store().create_container("c");
         let dir = tempfile::Builder::new().prefix("containerfs-bench-").tempdir()?;
-        Ok(Self { emulator, container, dir, latency, _runtime: runtime })
+        Ok(Self { emulator, container, dir, latency, runtime })
     }
 
     /// From now on every request takes the latency of this run.
@@ -102,12 +102,19 @@ impl Server {
         let mut command = self.containerfs();
         command.args(["mount", "--foreground"]).args(flags).arg(&dir);
         let begun = Instant::now();
-        let child = command.stderr(fs::File::create(self.path("log"))?).spawn()?;
+        let mount = self.mounted(&mut command, dir)?;
+        fs::read_dir(&mount.dir)?.count();
+        tracing_time("mounted", begun);
+        Ok(mount)
+    }
+
+    /// Runs a daemon, of whoever, until its mount is there.
+    pub(crate) fn mounted(&self, command: &mut Command, dir: PathBuf) -> Result<Mount> {
+        let log = fs::File::create(self.path("log"))?;
+        let child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
         let mut mount = Mount { dir, child, ended: false };
         wait_for("the mount", || Ok(is_mounted(&mount.dir)? || mount.child.try_wait()?.is_some()))?;
         ensure!(is_mounted(&mount.dir)?, "the mount failed: {}", fs::read_to_string(self.path("log"))?);
-        fs::read_dir(&mount.dir)?.count();
-        tracing_time("mounted", begun);
         Ok(mount)
     }
 

@@ -1,17 +1,24 @@
 //! `just bench`: real mounts against the emulator at 0, 50 and 500 ms a request, next to other ways to the same bytes.
 //!
-//! `cargo bench --bench real -- [FILTER…] [--runs N] [--write]`. Ratios within one run mean something on any machine,
-//! times do not. Each row is measured several times; the best pair counts, the middle one is told beside it.
+//! `cargo bench --bench real -- [FILTER…] [--runs N] [--latency MS,…] [--write]`. Ratios within one run mean something on any
+//! machine, times do not. Each row is measured several times; the best pair counts, the middle one is told beside it. Rows
+//! whose keys begin with `beside` do one task by containerfs, curl, rclone and s3fs, at the latencies that are asked for;
+//! `beside` alone means them all.
 
+mod beside;
+mod chart;
 mod env;
+mod others;
 mod page;
 mod report;
+mod s3;
 mod tasks;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use containerfs::emulator::Profile::{Openai, Plain};
 
-use report::{Goal, Measured, Pair};
+use others::Tool;
+use report::{Beside, Goal, Measured, Pair};
 use tasks::CopyIn;
 
 type Task = Box<dyn Fn() -> Result<Pair>>;
@@ -117,32 +124,73 @@ fn measured(row: &Row, runs: usize) -> Option<Measured> {
     Some(Measured { key: row.key, told: row.told, goal: row.goal, why: why(row.key), best, middle, peak_mib })
 }
 
+/// Those that there are, ours among them. What is missing is told, and not measured.
+fn installed() -> Vec<Tool> {
+    Tool::ALL
+        .into_iter()
+        .filter(|tool| match tool.version() {
+            Some(version) => {
+                println!("{}: {version}", tool.name());
+                true
+            }
+            None => {
+                eprintln!("WARNING: {} is not installed, and nothing is compared with it", tool.name());
+                false
+            }
+        })
+        .collect()
+}
+
 fn main() -> Result<()> {
     let mut filters = Vec::new();
     let mut runs = 3;
     let mut write = false;
+    let mut latencies: Option<Vec<u64>> = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bench" => {}
             "--write" => write = true,
+            "--latency" => {
+                let list = arguments.next().context("--latency needs milliseconds")?;
+                let all = list.split(',').map(|one| one.trim().parse().context("--latency"));
+                latencies = Some(all.collect::<Result<_>>()?);
+            }
             "--runs" => runs = arguments.next().and_then(|runs| runs.parse().ok()).unwrap_or(runs),
             _ => filters.push(argument),
         }
     }
-    anyhow::ensure!(!write || filters.is_empty(), "--write writes every row or none");
-    let mut all = Vec::new();
-    for row in rows() {
-        if !filters.is_empty() && !filters.iter().any(|filter| row.key == filter) {
-            continue;
-        }
-        if let Some(measured) = measured(&row, runs) {
-            println!("{}", measured.line());
-            all.push(measured);
+    let all_of_it = filters.is_empty() && latencies.is_none();
+    ensure!(!write || all_of_it, "--write writes every row at its own latencies, or none");
+    let wanted = |key: &str, group: &str| {
+        filters.is_empty() || filters.iter().any(|filter| key == filter || group == filter)
+    };
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
+    for row in rows().iter().filter(|row| wanted(row.key, "")) {
+        match measured(row, runs) {
+            Some(measured) => {
+                println!("{}", measured.line());
+                all.push(measured);
+            }
+            None => failed.push(row.key.to_owned()),
         }
     }
+    let tasks: Vec<_> = beside::tasks().into_iter().filter(|task| wanted(task.key, "beside")).collect();
+    let tools = if tasks.is_empty() { Vec::new() } else { installed() };
+    let mut beside: Vec<Beside> = Vec::new();
+    for task in tasks {
+        for measured in task.measure(&tools, latencies.as_deref(), runs) {
+            println!("{}", measured.lines());
+            failed.extend(measured.failed.iter().map(|tool| format!("{} by {}", task.key, tool.name())));
+            beside.push(measured);
+        }
+    }
+    // A page with a hole would look as if nobody had asked.
+    ensure!(failed.is_empty(), "not measured, for every run failed: {}", failed.join(", "));
     if write {
-        page::write(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")), &all, runs)?;
+        let docs = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"));
+        page::write(docs, &all, &beside, runs)?;
+        chart::draw(&docs.join("performance.svg"), &all, &beside)?;
     }
     Ok(())
 }

@@ -4,17 +4,10 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
-use plotters::prelude::*;
+use anyhow::Result;
 
-use crate::report::{Goal, Measured};
-
-/// Pixels of the chart: its width, and the height of a bar with its gap.
-const WIDTH: u32 = 900;
-const BAR: u32 = 28;
-
-/// Where the bar of a goal ends, in parts of the width.
-const AT_GOAL: f64 = 0.55;
+use crate::others::Tool;
+use crate::report::{Beside, Measured};
 
 /// What the page says of the other bench; it has no numbers, which differ from machine to machine.
 const HOT: &str = "\n## The daemon's own work\n\n\
@@ -25,13 +18,15 @@ const HOT: &str = "\n## The daemon's own work\n\n\
     their names; `just hot --save-baseline before`, and later `just hot --baseline before`, tell what a change has done. \
     `cargo test --benches` runs each once, to see that it works; `cargo test` alone runs none of them.\n";
 
-/// Writes both into `docs`.
-pub(crate) fn write(docs: &Path, measured: &[Measured], runs: usize) -> Result<()> {
-    fs::write(docs.join("performance.md"), text(measured, runs)?)?;
-    chart(&docs.join("performance.svg"), measured)
+/// Writes it into `docs`.
+pub(crate) fn write(docs: &Path, measured: &[Measured], beside: &[Beside], runs: usize) -> Result<()> {
+    let mut page = goals(measured, runs)?;
+    page.push_str(&next_to_others(beside, runs)?);
+    page.push_str(HOT);
+    Ok(fs::write(docs.join("performance.md"), page)?)
 }
 
-fn text(measured: &[Measured], runs: usize) -> Result<String> {
+fn goals(measured: &[Measured], runs: usize) -> Result<String> {
     let cores = std::thread::available_parallelism()?;
     let mut page = format!(
         "# Performance\n\n\
@@ -73,39 +68,48 @@ fn text(measured: &[Measured], runs: usize) -> Result<String> {
             row.why
         )?;
     }
-    page.push_str(HOT);
     Ok(page)
 }
 
-/// A bar for each row with a goal: how far it is from it, whichever direction is the good one.
-fn chart(path: &Path, measured: &[Measured]) -> Result<()> {
-    let rows: Vec<(&Measured, f64)> = measured
-        .iter()
-        .filter_map(|row| match row.goal {
-            Goal::AtMost(most) if most > 0.0 => Some((row, row.best.ratio() / most)),
-            Goal::AtLeast(least) => Some((row, least / row.best.ratio())),
-            _ => None,
-        })
-        .collect();
-    let height = BAR * (u32::try_from(rows.len())? + 2);
-    let wrong = |error: DrawingAreaErrorKind<_>| anyhow!("the chart: {error}");
-    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
-    area.fill(&WHITE).map_err(wrong)?;
-    let font = ("sans-serif", 13).into_font();
-    let goal = (f64::from(WIDTH) * AT_GOAL) as i32;
-    let title =
-        Text::new("Ratio over its goal: left of the line is better than asked for", (8, 8), font.clone());
-    area.draw(&title).map_err(wrong)?;
-    for (place, (row, part)) in rows.iter().enumerate() {
-        let top = (BAR * (u32::try_from(place)? + 1)) as i32 + 4;
-        let end = (f64::from(WIDTH) * AT_GOAL * part).clamp(2.0, f64::from(WIDTH - 4)) as i32;
-        let colour = if row.is_met() { RGBColor(190, 222, 200) } else { RGBColor(240, 190, 180) };
-        area.draw(&Rectangle::new([(0, top), (end, top + BAR as i32 - 8)], colour.filled()))
-            .map_err(wrong)?;
-        let label = format!("{}: {:.2} ({})", row.told.replace('`', ""), row.best.ratio(), row.goal.told());
-        area.draw(&Text::new(label, (8, top + 4), font.clone())).map_err(wrong)?;
+/// What everybody took, and how many times as long as ours that is.
+fn next_to_others(beside: &[Beside], runs: usize) -> Result<String> {
+    let mut page = format!(
+        "\n## Next to curl and other mounts\n\n\
+         The same tasks, one after the other, each on a server of its own and with an empty cache. curl speaks to the emulator \
+         as containerfs does, by one process with 32 transfers at once (pages of a list one after the other, which is how their \
+         cursors are told). `rclone mount` and `s3fs` have the very same bytes in a bucket on this machine, which waits as long \
+         before each answer and whose replies share a link of the same width; S3 lists a thousand names a page, where the \
+         Containers API lists a hundred. rclone has `--use-server-modtime --vfs-cache-mode full`, without the first of which it \
+         asks for each file's time, with `--read-only`, or `--vfs-write-back 0s` where files are copied in; s3fs has \
+         `use_path_request_style,use_cache=DIRECTORY`, with `ro` where it only reads. containerfs has no flags unless a row \
+         names them. What was copied is compared with what was served. Each time is the best of {runs} runs; × is how many times \
+         as long as containerfs.\n\n\
+         | task |"
+    );
+    for tool in Tool::ALL {
+        let version = tool.version().unwrap_or_else(|| format!("{}, not installed", tool.name()));
+        write!(page, " {version} |")?;
     }
-    let line = PathElement::new(vec![(goal, BAR as i32), (goal, height as i32 - 4)], BLACK);
-    area.draw(&line).map_err(wrong)?;
-    area.present().map_err(wrong)
+    page.push_str(" requests | peak memory in MiB |\n|---|---|---|---|---|---|---|\n");
+    for task in beside {
+        write!(page, "| {} |", task.told)?;
+        let (mut requests, mut memory) = (Vec::new(), Vec::new());
+        for tool in Tool::ALL {
+            let Some(taken) = task.of(tool) else {
+                page.push_str(" – |");
+                requests.push("–".to_owned());
+                memory.push("–".to_owned());
+                continue;
+            };
+            write!(page, " {:.3?}", taken.time)?;
+            match task.ratio(tool) {
+                Some(ratio) if tool != Tool::Containerfs => write!(page, " ({ratio:.2} ×) |")?,
+                _ => page.push_str(" |"),
+            }
+            requests.push(taken.requests.to_string());
+            memory.push(if taken.peak_mib == 0 { "–".to_owned() } else { taken.peak_mib.to_string() });
+        }
+        writeln!(page, " {} | {} |", requests.join(" / "), memory.join(" / "))?;
+    }
+    Ok(page)
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::others::Tool;
+
 /// One measurement of ours and of what it is compared with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pair {
@@ -97,5 +99,55 @@ impl Measured {
             best.requests,
             best.their_requests,
         )
+    }
+}
+
+/// What one of them took for a task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) time: Duration,
+    pub(crate) requests: usize,
+    /// Of the daemon; 0 where there is none.
+    pub(crate) peak_mib: u64,
+}
+
+/// A task and what everybody took for it: the best of the runs.
+pub(crate) struct Beside {
+    pub(crate) told: String,
+    /// Milliseconds a request.
+    pub(crate) latency: u64,
+    pub(crate) taken: Vec<(Tool, Taken)>,
+    /// Who did not succeed once.
+    pub(crate) failed: Vec<Tool>,
+}
+
+impl Beside {
+    pub(crate) fn of(&self, tool: Tool) -> Option<Taken> {
+        self.taken.iter().find(|(its, _)| *its == tool).map(|(_, taken)| *taken)
+    }
+
+    /// How many times as long as ours another took.
+    pub(crate) fn ratio(&self, tool: Tool) -> Option<f64> {
+        let ours = self.of(Tool::Containerfs)?.time;
+        Some(self.of(tool)?.time.as_secs_f64() / ours.as_secs_f64())
+    }
+
+    /// One line for each mount, for the terminal.
+    pub(crate) fn lines(&self) -> String {
+        let mut lines = format!("     {}", self.told);
+        if self.taken.is_empty() {
+            lines.push_str("\n       nobody has done it");
+        }
+        for (tool, Taken { time, requests, peak_mib }) in &self.taken {
+            let ratio = self.ratio(*tool).unwrap_or(f64::NAN);
+            let name = tool.name();
+            lines.push_str(&format!(
+                "\n       {name:12} {time:>12.3?}  {ratio:>7.2} ×  {requests:>5} requests"
+            ));
+            if *peak_mib > 0 {
+                lines.push_str(&format!("  peak {peak_mib} MiB"));
+            }
+        }
+        lines
     }
 }

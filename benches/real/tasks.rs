@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::Read;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -14,14 +16,14 @@ use crate::report::Pair;
 const LARGE: usize = 256 << 20;
 
 /// 800 Mbit/s.
-const LINK: u64 = 100_000_000;
+pub(crate) const LINK: u64 = 100_000_000;
 
-fn millis(millis: u64) -> Duration {
+pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// The content of every file by 32 transfers at once, by one process of curl.
-fn curls(server: &Server, at_once: usize) -> Result<Duration> {
+/// The content of every file by so many transfers at once, by one process of curl.
+pub(crate) fn curls(server: &Server, at_once: usize) -> Result<Duration> {
     let out = server.path("curl");
     fs::create_dir_all(&out)?;
     let mut config = String::new();
@@ -30,12 +32,47 @@ fn curls(server: &Server, at_once: usize) -> Result<Duration> {
     }
     let file = server.path("curl.cfg");
     fs::write(&file, config)?;
-    let mut command = std::process::Command::new("curl");
+    let mut command = Command::new("curl");
     command.args(["-sS", "-f", "-H", "Authorization: Bearer sk-test", "-K"]).arg(&file);
     if at_once > 1 {
         command.args(["-Z", "--parallel-max", &at_once.to_string()]);
     }
     timed(&mut command)
+}
+
+/// Every page of the list, one after the other, by one process of curl.
+pub(crate) fn pages(server: &Server) -> Result<Duration> {
+    let base = format!("{}/containers/{}/files?limit=100", server.emulator.base_url(), server.container);
+    let files = server.emulator.store().files(&server.container);
+    let mut config = format!("url = \"{base}\"\noutput = /dev/null\n");
+    for last in files.chunks(100).take(29).filter_map(|page| page.last()) {
+        config.push_str(&format!("url = \"{base}&after={}\"\noutput = /dev/null\n", last.id));
+    }
+    let file = server.path("pages.cfg");
+    fs::write(&file, config)?;
+    shell(&format!("curl -sS -f -H 'Authorization: Bearer sk-test' -K {}", file.display()))
+}
+
+/// The content of the first file by curl, into another program.
+pub(crate) fn curl_large(server: &Server, into: &str) -> Result<Duration> {
+    let url = &server.content_urls()[0].1;
+    shell(&format!("curl -sS -f -H 'Authorization: Bearer sk-test' {url} | {into}"))
+}
+
+/// An upload of every file of a directory, so many at once, by one process of curl.
+pub(crate) fn curl_uploads(server: &Server, from: &Path, at_once: usize) -> Result<Duration> {
+    let url = format!("{}/containers/{}/files", server.emulator.base_url(), server.container);
+    let mut uploads = Vec::new();
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        uploads.push(format!(
+            "fail\nheader = \"Authorization: Bearer sk-test\"\nform = \"file=@{}\"\nurl = \"{url}\"\noutput = /dev/null\n",
+            path.display()
+        ));
+    }
+    let file = server.path("uploads.cfg");
+    fs::write(&file, uploads.join("next\n"))?;
+    timed(Command::new("curl").args(["-sS", "-Z", "--parallel-max", &at_once.to_string(), "-K"]).arg(&file))
 }
 
 /// `cp -r` of everything, against the same bytes by 32 curls.
@@ -78,17 +115,7 @@ pub(crate) fn list(again: bool) -> Result<Pair> {
     let server = Server::new(Profile::Plain, millis(50))?;
     server.fill(3000);
     server.slow_down();
-    let base = format!("{}/containers/{}/files?limit=100", server.emulator.base_url(), server.container);
-    let files = server.emulator.store().files(&server.container);
-    let mut config = format!("url = \"{base}\"\noutput = /dev/null\n");
-    for last in files.chunks(100).take(29).filter_map(|page| page.last()) {
-        config.push_str(&format!("url = \"{base}&after={}\"\noutput = /dev/null\n", last.id));
-    }
-    let file = server.path("pages.cfg");
-    fs::write(&file, config)?;
-    let (theirs, their_requests) = server.counted(|| {
-        shell(&format!("curl -sS -f -H 'Authorization: Bearer sk-test' -K {}", file.display()))
-    })?;
+    let (theirs, their_requests) = server.counted(|| pages(&server))?;
     let mount = server.mount(&["--ttl", "2s"])?;
     let ls = format!("test $(ls -l {} | wc -l) = 3001", mount.c().display());
     let (cold, cold_requests) = server.counted(|| shell(&ls))?;
@@ -100,8 +127,8 @@ pub(crate) fn list(again: bool) -> Result<Pair> {
     Ok(Pair::new(warm, theirs).requests(requests, their_requests))
 }
 
-fn large_server(throttled: bool) -> Result<Server> {
-    let server = Server::new(Profile::Plain, millis(50))?;
+/// Puts a file of 256 MiB there, over a link of 800 Mbit/s or a free one.
+pub(crate) fn fill_large(server: &Server, throttled: bool) {
     let mut block = vec![0_u8; LARGE];
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for word in block.chunks_exact_mut(8) {
@@ -111,21 +138,23 @@ fn large_server(throttled: bool) -> Result<Server> {
         word.copy_from_slice(&state.to_le_bytes());
     }
     server.emulator.store().put_upload(&server.container, "large", &block);
-    server.slow_down();
     if throttled {
         let slow = Fault::Throttle { bytes_per_second: LINK };
         server.emulator.faults().inject(FaultRule::always(Kind::Content, slow));
     }
+}
+
+fn large_server(throttled: bool) -> Result<Server> {
+    let server = Server::new(Profile::Plain, millis(50))?;
+    fill_large(&server, throttled);
+    server.slow_down();
     Ok(server)
 }
 
 /// One large file, cold: throughput over curl's.
 pub(crate) fn stream(throttled: bool) -> Result<Pair> {
     let server = large_server(throttled)?;
-    let url = &server.content_urls()[0].1;
-    let (theirs, their_requests) = server.counted(|| {
-        shell(&format!("curl -sS -f -H 'Authorization: Bearer sk-test' {url} | cat > /dev/null"))
-    })?;
+    let (theirs, their_requests) = server.counted(|| curl_large(&server, "cat > /dev/null"))?;
     let mount = server.mount(&[])?;
     let (ours, requests) =
         server.counted(|| shell(&format!("cat {}/large > /dev/null", mount.c().display())))?;
@@ -138,7 +167,7 @@ pub(crate) fn stream_again() -> Result<Pair> {
     let native = server.path("native");
     let mount = server.mount(&[])?;
     shell(&format!("cp {}/large {}", mount.c().display(), native.display()))?;
-    let read = |path: &std::path::Path| shell(&format!("cat {} > /dev/null", path.display()));
+    let read = |path: &Path| shell(&format!("cat {} > /dev/null", path.display()));
     let (mut theirs, mut ours, mut requests) = (Duration::MAX, Duration::MAX, 0);
     for _ in 0..3 {
         theirs = theirs.min(read(&native)?);
@@ -198,7 +227,7 @@ pub(crate) fn warm_grep() -> Result<Pair> {
     let mount = server.mount(&["--ttl", "1h"])?;
     let native = server.path("native");
     shell(&format!("cp -r {} {}", mount.c().display(), native.display()))?;
-    let grep = |path: &std::path::Path| shell(&format!("! grep -r needle {}", path.display()));
+    let grep = |path: &Path| shell(&format!("! grep -r needle {}", path.display()));
     let mut theirs = grep(&native)?;
     let mut ours = grep(&mount.c())?;
     let mut requests = 0;
@@ -241,8 +270,7 @@ pub(crate) fn find() -> Result<Pair> {
         fs::File::create(path)?;
     }
     let mount = server.mount(&["--ttl", "1h", "--content-ttl", "1h"])?;
-    let find =
-        |path: &std::path::Path| shell(&format!("test $(find {} -type f | wc -l) = 100000", path.display()));
+    let find = |path: &Path| shell(&format!("test $(find {} -type f | wc -l) = 100000", path.display()));
     let (mut theirs, mut ours) = (Duration::MAX, Duration::MAX);
     find(&mount.c())?;
     let mut requests = 0;
