@@ -6,6 +6,7 @@ mod content;
 pub mod error;
 mod gate;
 pub mod model;
+mod pace;
 mod paging;
 pub mod priority;
 mod raw;

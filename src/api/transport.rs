@@ -20,6 +20,7 @@ use crate::api::client::ClientConfig;
 use crate::api::content::Part;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::{Gate, Permit};
+use crate::api::pace::Pace;
 use crate::api::priority::{self, Priority};
 use crate::api::redact::Redactor;
 use crate::api::retry;
@@ -341,8 +342,8 @@ impl Transport {
         }
     }
 
-    /// Waits while bytes go out. After the last one as long again as sending took, and one window: some of them are
-    /// still in buffers on the way, where nobody sees them move.
+    /// Waits while bytes go out. After the last one as long as the buffers on the way may take for the rest, and one
+    /// window.
     async fn while_it_moves<T>(
         &self,
         deadline: Instant,
@@ -354,7 +355,7 @@ impl Transport {
         let (begun, length) = (Instant::now(), call.length());
         let window = deadline.saturating_duration_since(begun);
         let (mut before, mut since) = (0, begun);
-        let mut deadline = deadline;
+        let (mut deadline, mut pace) = (deadline, Pace::default());
         loop {
             if let Ok(outcome) = timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), &mut work).await {
                 self.counters.sent(moved.load(Ordering::Relaxed));
@@ -363,9 +364,10 @@ impl Transport {
             }
             let (sent, now) = (moved.load(Ordering::Relaxed), Instant::now());
             if sent - before >= enough(now - since) {
-                let last = sent >= length;
+                let rest = if sent >= length { pace.rest(now - begun, length) } else { Duration::ZERO };
+                pace.looked(now - begun, sent);
                 (before, since) = (sent, now);
-                deadline = now + window + if last { now - begun } else { Duration::ZERO };
+                deadline = now + window + rest;
             } else if now >= deadline {
                 return Err(late(call));
             }

@@ -1,11 +1,12 @@
 //! What a system call returns when the server, or a flag, says no.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::errno::Errno;
 
-use crate::env::{Env, errno, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
+use crate::env::{Env, errno, fuse_is_missing, noise, on_both_profiles, on_openai, save, wait_until};
 
 #[test]
 fn reading_tells_what_the_server_said() {
@@ -102,6 +103,33 @@ fn a_server_that_hangs_holds_nobody_for_longer_than_the_timeout() {
         assert_eq!(errno(fs::metadata(mount.path("c/other"))), libc::ETIMEDOUT);
         env.emulator.faults().clear();
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+    });
+}
+
+#[test]
+fn an_upload_that_moves_is_not_cut_and_one_that_stalls_is() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--timeout", "2s"]);
+        env.inject(Kind::Upload, Fault::Throttle { bytes_per_second: 1 << 20 });
+        let begun = Instant::now();
+        assert_eq!(save(&mount.path("c/slow"), &noise(10 << 20)), Ok(()));
+        assert!(begun.elapsed() > 2 * Duration::from_secs(2), "it was not slow");
+        assert_eq!(env.changes(), [Kind::Upload]);
+        assert!(env.bytes_on_server(&id, "slow") == noise(10 << 20));
+
+        // The server takes no more than fits into the buffers between.
+        env.emulator.faults().clear();
+        env.inject(Kind::Upload, Fault::HangBefore);
+        let bytes = noise(16 << 20);
+        let begun = Instant::now();
+        assert_eq!(save(&mount.path("c/stalled"), &bytes), Err(Errno::ETIMEDOUT));
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        assert!(fs::read(mount.path("c/stalled")).unwrap() == bytes, "the bytes are kept");
+        env.emulator.faults().clear();
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert!(env.bytes_on_server(&id, "stalled") == bytes);
+        assert_eq!(env.versions(&id, "stalled").len(), 1);
     });
 }
 
