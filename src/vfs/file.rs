@@ -151,7 +151,7 @@ impl Vfs {
         Ok((self.entry_of(&state, ino, node), opened))
     }
 
-    fn create_new(&self, parent: Ino, name: &str, maker: Maker) -> Result<(Ino, Opened)> {
+    fn create_new(self: &Arc<Self>, parent: Ino, name: &str, maker: Maker) -> Result<(Ino, Opened)> {
         self.state().place_in(parent, name)?;
         let staging = Arc::new(self.journal.stage()?);
         let unfinished = staging.clone();
@@ -168,6 +168,7 @@ impl Vfs {
         writer.inner().replaces.extend(state.take_shelved(container, &path));
         state.writers.insert(ino, writer);
         let handle = self.add_handle(state, ino, true, maker.thread);
+        self.makes_file(state, parent);
         drop(guard);
         self.note_unfinished(ino, &unfinished)?;
         Ok((ino, Opened { handle, keep_cache: true }))

@@ -20,8 +20,11 @@ use crate::vfs::{Error, Result, State, Vfs};
 /// Which list: of containers, or of the files of one.
 pub(super) type Which = Option<ContainerId>;
 
-/// The part of its TTL after which a list is renewed amid a run of reads.
+/// The part of its TTL after which a list is renewed amid a run of reads, or of new files.
 const RENEWED_AT: f64 = 0.6;
+
+/// New files in one directory after which more are expected.
+const A_RUN: u32 = 8;
 
 /// Lists whose cursors are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
@@ -31,6 +34,24 @@ pub(super) struct Refreshes {
     /// Each belongs to its task, which ends with the runtime.
     flights: Mutex<HashMap<Which, WeakShared<BoxFuture<'static, Result<()>>>>>,
     cursors: Mutex<LruCache<Which, Cursors>>,
+}
+
+/// Files that are made in one directory after the other.
+#[derive(Default)]
+pub(super) struct Making {
+    directory: Option<Ino>,
+    files: u32,
+}
+
+impl Making {
+    /// One is made in `directory`. Returns whether more are expected there.
+    fn goes_on(&mut self, directory: Ino) -> bool {
+        if self.directory.replace(directory) != Some(directory) {
+            self.files = 0;
+        }
+        self.files = self.files.saturating_add(1);
+        self.files >= A_RUN
+    }
 }
 
 impl Refreshes {
@@ -112,8 +133,15 @@ impl Vfs {
         self.refresh(Some(container.clone()), Some(since)).await
     }
 
-    /// Files are being read one after the other: fetches their lists anew before they are too old, so that nobody has
-    /// to wait for one amid the run.
+    /// A file is made in `directory`: amid a run of them its lists are renewed in time.
+    pub(super) fn makes_file(self: &Arc<Self>, state: &mut State, directory: Ino) {
+        if state.making.goes_on(directory) {
+            self.renew_lists(state, directory);
+        }
+    }
+
+    /// Files are being read or made one after the other: fetches their lists anew before they are too old, so that nobody
+    /// has to wait for one amid the run.
     pub(super) fn renew_lists(self: &Arc<Self>, state: &mut State, ino: Ino) {
         let files = state.tree.container_of(ino).and_then(|ino| state.tree.container(ino));
         let files = files.map(|container| (Some(container.container.id.clone()), container.listed));

@@ -169,6 +169,8 @@ struct State {
     shelved: HashMap<(Ino, String), Ino>,
     /// Which files are probably read next.
     prefetch: Prefetch,
+    /// Where files are made, one after the other.
+    making: freshness::Making,
     /// Lists that are being fetched before their time.
     renewing: std::collections::HashSet<freshness::Which>,
     /// Files that are being fetched ahead.
@@ -227,6 +229,7 @@ impl Vfs {
             failures: HashMap::new(),
             shelved: HashMap::new(),
             prefetch: Prefetch::new(),
+            making: freshness::Making::default(),
             renewing: std::collections::HashSet::new(),
             fetched_ahead: std::collections::HashSet::new(),
             looked_ahead: ahead::LookedAhead::new(),

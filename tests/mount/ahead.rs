@@ -74,6 +74,26 @@ fn lists_are_renewed_amid_a_run_before_anybody_has_to_wait_for_them() {
 }
 
 #[test]
+fn lists_are_renewed_amid_a_run_of_new_files() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&["--ttl", "10s"]);
+        assert!(mount.names("c").is_empty());
+        let lists = || (env.count(Kind::ListContainers), env.count(Kind::ListFiles));
+        assert_eq!(lists(), (1, 1));
+        thread::sleep(Duration::from_millis(6200));
+        fs::write(mount.path("c/first"), "x").unwrap();
+        assert_eq!(lists(), (1, 1), "a single file is no run");
+        for number in 0..20 {
+            fs::write(mount.path(&format!("c/f{number:02}")), "x").unwrap();
+        }
+        wait_until("both lists are renewed", || lists() == (2, 2));
+        assert_eq!(mount.names("c").len(), 21);
+        assert_eq!(lists(), (2, 2));
+    });
+}
+
+#[test]
 fn a_list_that_takes_longer_than_its_ttl_is_not_fetched_for_every_file() {
     on_openai(|env| {
         let id = env.container("c");
