@@ -388,14 +388,18 @@ pub struct Man {
     pub output: Option<PathBuf>,
 }
 
+/// What is longer means for ever, and no clock has a place for it.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 fn duration(text: &str) -> Result<Duration, String> {
     let bare: Option<f64> = text.parse().ok();
-    match bare {
+    let duration = match bare {
         Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         None => {
             humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 5s, 2min or 500ms"))
         }
-    }
+    };
+    duration.map(|duration| duration.min(FOR_EVER))
 }
 
 fn quirk(text: &str) -> Result<String, String> {
@@ -465,6 +469,10 @@ mod tests {
         assert_eq!((mount.umask, mount.cache_size), (Some(0o27), ByteSize::mib(1)));
         assert_eq!(mount.network_policy.unwrap().0["type"], "disabled");
         assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--umask", "9"]).is_err());
+        for long in ["1.8e19", "18446744073709551615s", "500000000000y"] {
+            let mount = duration(long).unwrap();
+            assert!(std::time::Instant::now().checked_add(mount * 2).is_some(), "{long}");
+        }
         assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--max-connections", "0"]).is_err());
     }
 }

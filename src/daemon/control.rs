@@ -5,7 +5,7 @@
 //! believed, nobody else.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, unix::OwnedWriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::private;
@@ -27,6 +27,21 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// The longest question, in bytes.
 const QUESTION_MAX: usize = 32 << 10;
+
+/// The longest line of an answer, in bytes.
+const LINE_MAX: u64 = 256 << 20;
+
+/// Who has not asked, or not read a line of the answer, after this time is hung up on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer that have to be read within that time.
+const PIECE: usize = 64 << 10;
+
+/// How long nobody is heard for want of descriptors.
+const DEAF_FOR: Duration = Duration::from_millis(200);
+
+/// An unmount that waits longer than this waits for ever; no clock has a place for more.
+const UNMOUNT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,7 +132,20 @@ pub fn listen(
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     let ino = fs::symlink_metadata(&path)?.ino();
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        let mut deaf = false;
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if !deaf {
+                        tracing::warn!(%error, "nobody is heard at the control socket for now");
+                    }
+                    deaf = true;
+                    tokio::time::sleep(DEAF_FOR).await;
+                    continue;
+                }
+            };
+            deaf = false;
             match stream.peer_cred() {
                 Ok(peer) if private::may_speak(peer.uid()) => {}
                 peer => {
@@ -143,16 +171,13 @@ async fn answer(
     unmounts: &mpsc::UnboundedSender<UnmountRequest>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut question = String::new();
-    let reader = tokio::io::AsyncReadExt::take(reader, QUESTION_MAX as u64);
-    tokio::io::BufReader::new(reader).read_line(&mut question).await?;
-    match serde_json::from_str(&question)? {
+    match question(reader).await? {
         Question::Status => tell(&mut writer, &Told { status: vfs.status(), metrics }).await,
         Question::Locate { path } => tell(&mut writer, &vfs.locate(&path)).await,
         Question::Retry => tell(&mut writer, &Answer::Done(vfs.retry().await)).await,
         Question::Unmount { timeout_seconds, force } => {
             let asked = timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            let within = if force { Some(Duration::ZERO) } else { asked };
+            let within = if force { Some(Duration::ZERO) } else { asked.map(|asked| asked.min(UNMOUNT_MAX)) };
             // All of it, before the first byte goes.
             tell(&mut writer, &Answer::Progress(vfs.progress())).await?;
             let (left, mut ended) = oneshot::channel();
@@ -170,10 +195,21 @@ async fn answer(
     }
 }
 
-async fn tell(writer: &mut OwnedWriteHalf, what: &impl Serialize) -> io::Result<()> {
+async fn question(reader: impl AsyncRead + Unpin) -> io::Result<Question> {
+    let mut question = String::new();
+    let mut reader = tokio::io::BufReader::new(reader.take(QUESTION_MAX as u64));
+    tokio::time::timeout(PATIENCE, reader.read_line(&mut question)).await??;
+    Ok(serde_json::from_str(&question)?)
+}
+
+async fn tell(writer: &mut (impl AsyncWrite + Unpin), what: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
-    writer.write_all(&line).await
+    // A long answer may take longer, as long as somebody reads it.
+    for piece in line.chunks(PIECE) {
+        tokio::time::timeout(PATIENCE, writer.write_all(piece)).await??;
+    }
+    Ok(())
 }
 
 /// A connection to a mount.
@@ -215,7 +251,7 @@ impl Connection {
     /// The connection breaks.
     pub fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = String::new();
-        match self.0.read_line(&mut line) {
+        match self.0.by_ref().take(LINE_MAX).read_line(&mut line) {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some(line)),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
@@ -245,6 +281,16 @@ fn directories() -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_or_reads_nothing_is_hung_up_on() {
+        let (ours, mut theirs) = tokio::io::duplex(8);
+        theirs.write_all(b"{\"ask\"").await.unwrap();
+        assert_eq!(question(ours).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (mut ours, theirs) = tokio::io::duplex(8);
+        assert_eq!(tell(&mut ours, &"x".repeat(9)).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(theirs);
+    }
 
     #[test]
     fn questions_and_answers_are_lines_of_json() {

@@ -153,6 +153,30 @@ fn the_control_socket_answers_its_user_and_root_and_nobody_else() {
 }
 
 #[test]
+fn a_control_socket_that_was_out_of_descriptors_is_heard_again() {
+    if not_root() {
+        return;
+    }
+    on_openai(|env| {
+        let mount = env.mount(&[]);
+        let socket = socket_of(&mount);
+        wait_until("the socket answers", || ask(&socket).is_ok_and(|told| told.contains("server")));
+        let limit = |limit| {
+            let daemon = rustix::process::Pid::from_raw(mount.pid());
+            rustix::process::prlimit(daemon, rustix::process::Resource::Nofile, limit).unwrap()
+        };
+        let open = fs::read_dir(format!("/proc/{}/fd", mount.pid())).unwrap().count() as u64;
+        let ours = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let before = limit(rustix::process::Rlimit { current: Some(open), ..ours });
+        let waiting: Vec<_> = (0..100).map(|_| UnixStream::connect(&socket)).collect();
+        wait_until("nobody is heard", || mount.log().contains("nobody is heard"));
+        drop(waiting);
+        limit(before);
+        wait_until("the next one is heard", || ask(&socket).is_ok_and(|told| told.contains("server")));
+    });
+}
+
+#[test]
 fn a_killed_daemon_leaves_no_memory_behind() {
     on_openai(|env| {
         env.container("c");
