@@ -5,6 +5,7 @@
 //! that the service has no field for: the name that was asked for, times, modes, directories, tombstones.
 //! [`listed`] is how old a list is.
 
+mod compact;
 pub mod inode;
 pub mod listed;
 pub mod listing;

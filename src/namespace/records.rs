@@ -3,18 +3,21 @@
 //! The name that an upload was asked for under, times and modes that were set here, directories that hold
 //! nothing, what was deleted here, and whether the server keeps directories. One JSON line a fact is appended to
 //! `records.jsonl` in the state directory of the account; the last line about a thing wins. Appending is what
-//! lets several mounts of one account share the file without a lock.
+//! lets several mounts of one account share the file; each holds a shared lock, so that who is alone can tell it and
+//! write the file anew with what still counts ([`compact`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ContainerId, FileId};
-use crate::namespace::names;
-use crate::private;
+use crate::namespace::{compact, names};
+
+/// Below the state directory.
+const NAME: &str = "records.jsonl";
 
 /// Attributes that were set here and that the service does not keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +45,7 @@ pub struct Attributes {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
-enum Fact {
+pub(super) enum Fact {
     File {
         container: ContainerId,
         id: FileId,
@@ -89,6 +92,32 @@ pub struct ContainerRecords {
     pub directory_attributes: HashMap<String, Attributes>,
 }
 
+impl ContainerRecords {
+    fn facts(&self, container: &ContainerId) -> impl Iterator<Item = Fact> {
+        let named = self.paths.keys().filter(|id| !self.attributes.contains_key(*id));
+        let files = self.attributes.keys().chain(named).map(|id| Fact::File {
+            container: container.clone(),
+            id: id.clone(),
+            path: self.paths.get(id).cloned(),
+            attributes: self.attributes.get(id).copied().unwrap_or_default(),
+        });
+        let deleted = self.tombstones.iter();
+        let deleted = deleted.map(|id| Fact::Deleted { container: container.clone(), id: id.clone() });
+        let directories = self.directories.iter().map(|path| Fact::Directory {
+            container: container.clone(),
+            path: path.clone(),
+            exists: true,
+        });
+        let attributes =
+            self.directory_attributes.iter().map(|(path, attributes)| Fact::DirectoryAttributes {
+                container: container.clone(),
+                path: path.clone(),
+                attributes: *attributes,
+            });
+        files.chain(deleted).chain(directories).chain(attributes)
+    }
+}
+
 /// The records of one account.
 #[derive(Debug)]
 pub struct Records {
@@ -105,19 +134,40 @@ impl Records {
     /// # Errors
     /// The file cannot be opened or read. A torn last line is skipped.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
-        let path = state_dir.join("records.jsonl");
-        let log = private::open(&path, OpenOptions::new().read(true).append(true).create(true))?;
+        let path = state_dir.join(NAME);
+        if let Err(error) = compact::if_alone(&path) {
+            tracing::warn!(%error, "records.jsonl was not written anew; it goes on growing");
+        }
+        let log = compact::share(&path)?;
+        Self::of(log, |_| ())
+    }
+
+    /// Of an open file, from its beginning; `each` sees every fact.
+    pub(super) fn of(log: File, each: impl FnMut(&Fact)) -> io::Result<Self> {
         let mut records = Self { log, containers: HashMap::new(), directories_kept: None, torn: false };
-        let mut lines = BufReader::new(records.log.try_clone()?);
+        records.read(each)?;
+        Ok(records)
+    }
+
+    fn read(&mut self, mut each: impl FnMut(&Fact)) -> io::Result<()> {
+        let mut lines = BufReader::new(self.log.try_clone()?);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line)? > 0 {
-            records.torn = line.last() != Some(&b'\n');
+            self.torn = line.last() != Some(&b'\n');
             if let Ok(fact) = serde_json::from_slice(&line) {
-                records.apply(fact);
+                each(&fact);
+                self.apply(fact);
             }
             line.clear();
         }
-        Ok(records)
+        Ok(())
+    }
+
+    /// What it takes to tell all of this again.
+    pub(super) fn facts(&self) -> impl Iterator<Item = Fact> {
+        let of_all = self.directories_kept.map(|kept| Fact::Directories { kept });
+        let of_each = self.containers.iter().flat_map(|(container, records)| records.facts(container));
+        of_all.into_iter().chain(of_each)
     }
 
     /// The facts about `container`, if there are any.
