@@ -38,21 +38,13 @@ pub fn main() -> i32 {
 }
 
 fn run(typed: Vec<OsString>) -> ExitCode {
-    let typed = dotted::joined(rewrite::command_line(typed));
-    let meant = match typed.and_then(rewrite::with_config_file) {
-        Ok(meant) => meant,
-        Err(error) => {
+    let (cli, key_was_typed) = match parse(typed) {
+        Ok(parsed) => parsed,
+        Err(Refused::Words(error)) => {
             tell(&error);
             return ExitCode::Usage;
         }
-    };
-    let parsed = Cli::command().try_get_matches_from(&meant).map_err(|error| with_plain_usage(error, &meant));
-    let (cli, key_was_typed) = match parsed.and_then(|matches| {
-        let typed = matches.value_source("api_key") == Some(clap::parser::ValueSource::CommandLine);
-        Cli::from_arg_matches(&matches).map(|cli| (cli, typed))
-    }) {
-        Ok(parsed) => parsed,
-        Err(error) => {
+        Err(Refused::Flags(error)) => {
             let usage = error.use_stderr();
             let _ = error.print();
             return if usage { ExitCode::Usage } else { ExitCode::Success };
@@ -62,6 +54,30 @@ fn run(typed: Vec<OsString>) -> ExitCode {
         tell(&error);
         ExitCode::Failed
     })
+}
+
+/// Why a command line means nothing.
+#[derive(Debug)]
+pub enum Refused {
+    /// What was typed, or the configuration file, makes no flags.
+    Words(anyhow::Error),
+    /// The flags are wrong, or ask for help.
+    Flags(clap::Error),
+}
+
+/// What a command line means, with the environment and the configuration file; also, whether the API key is a flag of
+/// either, and not of the environment.
+///
+/// # Errors
+/// It means nothing, or asks for help.
+pub fn parse(typed: Vec<OsString>) -> Result<(Cli, bool), Refused> {
+    let typed = dotted::joined(rewrite::command_line(typed));
+    let meant = typed.and_then(rewrite::with_config_file).map_err(Refused::Words)?;
+    let parsed = Cli::command().try_get_matches_from(&meant).and_then(|matches| {
+        let is_flag = matches.value_source("api_key") == Some(clap::parser::ValueSource::CommandLine);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, is_flag))
+    });
+    parsed.map_err(|error| Refused::Flags(with_plain_usage(error, &meant)))
 }
 
 /// The usage of the command that was called. What the environment gives counts as typed for clap, and would stand in it.

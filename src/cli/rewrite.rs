@@ -40,6 +40,9 @@ const OF_MOUNT: [&str; 27] = [
     "noiversion",
 ];
 
+/// Flags that say where the flags come from.
+const OF_THE_FILE: [&str; 2] = ["config", "config-profile"];
+
 /// Turns `containerfs SOURCE MOUNTPOINT -o …` into `containerfs mount …`, and every `-o` into flags.
 pub(super) fn command_line(typed: Vec<OsString>) -> Vec<OsString> {
     let mut args = typed.into_iter();
@@ -190,6 +193,9 @@ fn file_flags(table: &toml::Table, profile: Option<&str>) -> Result<Vec<(String,
         let Some(arg) = find(&command, name) else {
             bail!("there is no flag --{name}{}", nearest(&command, name));
         };
+        if OF_THE_FILE.contains(&name.as_str()) {
+            bail!("--{name} names a file, and cannot stand in one");
+        }
         if arg.get_env().and_then(from_env).is_some() {
             continue;
         }
@@ -335,5 +341,6 @@ mod tests {
         let error = file_flags(&table, None).unwrap_err().to_string();
         assert_eq!(error, "there is no flag --read_only; --read-only is meant?");
         assert!(file_flags(&"ttl = '1s'".parse().unwrap(), Some("home")).is_err());
+        assert!(file_flags(&"config = 'other.toml'".parse().unwrap(), None).is_err());
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod cache;
+mod config;
 mod control;
 mod corpus;
 mod engine;
