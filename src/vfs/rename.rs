@@ -178,9 +178,7 @@ impl Vfs {
             let shelved =
                 state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
             let mut replaced: Vec<FileId> = shelved.into_iter().collect();
-            for stands in
-                [target, state.tree.child(to, name).filter(|stands| *stands != ino)].into_iter().flatten()
-            {
+            for stands in state.standing(target, to, name, ino) {
                 let Some(id) = state.tree.file(stands).and_then(|file| file.id().cloned()) else { continue };
                 if self.is_read_from_the_server(state, stands) {
                     match self.intend_deletion(&container, vec![id.clone()]) {
@@ -351,11 +349,22 @@ impl State {
         Ok(())
     }
 
+    /// What a rename of `ino` replaces: what stood at the name when it began, and what stands there now, if that is
+    /// something else.
+    fn standing(
+        &self,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+        ino: Ino,
+    ) -> impl Iterator<Item = Ino> + use<> {
+        let now = self.tree.child(to, name).filter(|now| target != Some(*now));
+        target.into_iter().chain(now).filter(move |stands| *stands != ino)
+    }
+
     /// Puts a file under a name; what stands there goes, but for its open handles.
     fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) {
-        for stands in
-            [target, self.tree.child(to, name)].into_iter().flatten().filter(|stands| *stands != ino)
-        {
+        for stands in self.standing(target, to, name, ino) {
             self.make_room(stands);
         }
         self.tree.rename(ino, to, name);

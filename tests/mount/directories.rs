@@ -115,7 +115,8 @@ fn a_rename_over_a_file_leaves_one_version() {
         env.store().put_upload(&id, "a", b"aaa");
         env.store().put_upload(&id, "b", b"bbb");
         let mount = env.mount(&[]);
-        fs::rename(mount.path("c/a"), mount.path("c/b")).unwrap();
+        let changes = env.changes_of(|| fs::rename(mount.path("c/a"), mount.path("c/b")).unwrap());
+        assert_eq!(changes, [Upload, DeleteFile, DeleteFile]);
         assert_eq!(mount.names("c"), ["b"]);
         assert_eq!(env.store().files(&id).len(), 1);
         assert_eq!(env.bytes_on_server(&id, "b"), b"aaa");
@@ -129,7 +130,8 @@ fn write_a_temporary_file_and_rename_it_leaves_one_right_version() {
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"old");
         let mount = env.mount(&[]);
-        mount.sh("c", "echo new > f.tmp && mv f.tmp f");
+        let changes = env.changes_of(|| _ = mount.sh("c", "echo new > f.tmp && mv f.tmp f"));
+        assert_eq!(changes, [Upload, Upload, DeleteFile, DeleteFile]);
         assert_eq!(mount.names("c"), ["f"]);
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.store().files(&id).len(), 1);
