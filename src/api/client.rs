@@ -20,6 +20,7 @@ pub use crate::api::content::{Content, Part};
 use crate::api::error::{Error, ErrorKind, Result, Told};
 use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
 use crate::api::paging::{self, Cursors, List};
+use crate::api::pool::Pool;
 use crate::api::priority::{self, Priority};
 use crate::api::raw::Raw;
 use crate::api::redact::Redactor;
@@ -126,19 +127,21 @@ impl Client {
     /// `Config`: a base URL that is none or would carry the key in the clear, or a header that is none.
     pub fn new(config: &ClientConfig) -> Result<Self> {
         let (base, loopback) = base_url(&config.base_url, config.insecure_http)?;
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("containerfs/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers(config)?)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(config.timeout.min(CONNECT_MAX))
-            .pool_max_idle_per_host(config.max_connections.max(1))
-            .tcp_nodelay(true);
-        if loopback {
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().map_err(|error| wrong(innermost(&error)))?;
-        let transport = Transport::new(http, config);
+        let (headers, connect_timeout) = (headers(config)?, config.timeout.min(CONNECT_MAX));
+        let idle = config.max_connections.max(1);
+        let settings = move || {
+            let settings = reqwest::Client::builder()
+                .user_agent(concat!("containerfs/", env!("CARGO_PKG_VERSION")))
+                .default_headers(headers.clone())
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .connect_timeout(connect_timeout)
+                .pool_max_idle_per_host(idle)
+                .tcp_nodelay(true);
+            if loopback { settings.no_proxy() } else { settings }
+        };
+        let pool = Pool::new(settings).map_err(|error| wrong(innermost(&error)))?;
+        let transport = Transport::new(pool, config);
         let base_text = base.as_str().trim_end_matches('/').to_owned();
         let mut digest = Sha256::new();
         for part in [Some(&base_text), config.organization.as_ref(), config.project.as_ref()] {
@@ -353,6 +356,16 @@ impl Client {
 
     pub(super) fn redactor(&self) -> &Redactor {
         &self.0.transport.redactor
+    }
+
+    /// Which connections requests go over.
+    pub(super) fn connections(&self) -> u64 {
+        self.0.transport.pool.number()
+    }
+
+    /// Nothing comes over those any more.
+    pub(super) fn leave_connections(&self, number: u64) {
+        self.0.transport.pool.leave(number);
     }
 
     pub(super) fn received(&self, bytes: u64) {

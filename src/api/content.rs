@@ -49,6 +49,8 @@ pub struct Content {
     response: Response,
     received: u64,
     client: Client,
+    /// The number of the connections that it comes over.
+    connections: u64,
     window: Duration,
     waited: Duration,
     moved: u64,
@@ -58,6 +60,7 @@ pub struct Content {
 impl Content {
     pub(super) fn new(client: Client, window: Duration, reply: Reply) -> Self {
         let Reply { response, permit } = reply;
+        let connections = client.connections();
         let headers = response.headers();
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
@@ -72,6 +75,7 @@ impl Content {
             received: 0,
             client,
             window,
+            connections,
             waited: Duration::ZERO,
             moved: 0,
             _permit: permit,
@@ -87,6 +91,7 @@ impl Content {
         let begun = Instant::now();
         let left = self.window.saturating_sub(self.waited);
         let Ok(chunk) = timeout(left, self.response.chunk()).await else {
+            self.client.leave_connections(self.connections);
             return Err(self.error(ErrorKind::Timeout, "the body stopped arriving"));
         };
         self.waited += begun.elapsed();

@@ -8,6 +8,7 @@ mod gate;
 pub mod model;
 mod pace;
 mod paging;
+mod pool;
 pub mod priority;
 mod raw;
 mod redact;

@@ -21,6 +21,7 @@ use crate::api::content::Part;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::{Gate, Permit};
 use crate::api::pace::Pace;
+use crate::api::pool::{Pool, is_refused};
 use crate::api::priority::{self, Priority};
 use crate::api::redact::Redactor;
 use crate::api::retry;
@@ -107,7 +108,7 @@ impl Limiter {
 }
 
 pub(super) struct Transport {
-    http: reqwest::Client,
+    pub(super) pool: Pool,
     timeout: Duration,
     metadata: Arc<Gate>,
     transfers: Arc<Gate>,
@@ -119,10 +120,10 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(http: reqwest::Client, config: &ClientConfig) -> Self {
+    pub(super) fn new(pool: Pool, config: &ClientConfig) -> Self {
         let limiter = config.max_requests_per_minute.and_then(std::num::NonZeroU32::new).map(Limiter::new);
         Self {
-            http,
+            pool,
             timeout: config.timeout,
             metadata: Gate::new(config.max_connections.max(METADATA_AT_ONCE)),
             transfers: Gate::new(config.max_connections),
@@ -233,6 +234,7 @@ impl Transport {
                 attempts,
                 id = tracing::field::Empty
             );
+            let connections = self.pool.number();
             let outcome = attempt(transfer.then(Arc::default)).instrument(span.clone()).await;
             let took = begun.elapsed();
             let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -248,6 +250,9 @@ impl Transport {
                 Err(failure) => failure,
             };
             span.in_scope(|| tracing::debug!(ms, %error, "failed"));
+            if error.kind == ErrorKind::Timeout {
+                self.pool.leave(connections);
+            }
             if error.kind == ErrorKind::RateLimited {
                 // Limits are an organisation's (API.md "Limits"), whatever was asked.
                 [&self.transfers, &self.metadata].iter().for_each(|gate| gate.rate_limited());
@@ -274,7 +279,7 @@ impl Transport {
         part: &Part,
         moved: Option<Arc<AtomicU64>>,
     ) -> std::result::Result<Response, Failure> {
-        let mut request = self.http.request(call.method.clone(), call.url.clone());
+        let mut request = self.pool.client().request(call.method.clone(), call.url.clone());
         request = match &call.payload {
             Payload::Nothing => request,
             Payload::Json(json) => request.header(CONTENT_TYPE, "application/json").body(json.clone()),
@@ -408,6 +413,10 @@ fn broken(call: &Call, error: &reqwest::Error) -> Error {
     }
     if error.is_builder() {
         return Error::new(ErrorKind::Config, call.operation, cause);
+    }
+    if is_refused(error) {
+        let message = format!("the server took no request any more: {cause}");
+        return Error::new(ErrorKind::CutBody, call.operation, message).retrying(true);
     }
     let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::CutBody };
     let message = format!("the connection broke: {cause}");

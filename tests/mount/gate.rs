@@ -34,8 +34,8 @@ impl Gate {
     /// A gate before `upstream`, which leaves its files in `dir`.
     pub(crate) fn before(upstream: SocketAddr, dir: &Path) -> Self {
         let runtime = Runtime::new().unwrap();
-        let (ours, pem) = acceptor();
-        let (strangers, _) = acceptor();
+        let (ours, pem) = acceptor(NAME, &[]);
+        let (strangers, _) = acceptor(NAME, &[]);
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).unwrap();
         let at = listener.local_addr().unwrap();
         fs::write(dir.join("ca.pem"), pem).unwrap();
@@ -149,11 +149,12 @@ async fn pass(stream: TcpStream, acceptor: TlsAcceptor, upstream: SocketAddr) {
     let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
 }
 
-/// Someone with a certificate for the name, and that certificate.
-fn acceptor() -> (TlsAcceptor, String) {
-    let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+/// Someone with a certificate for `name` who speaks one of `protocols`, and that certificate.
+pub(crate) fn acceptor(name: &str, protocols: &[&str]) -> (TlsAcceptor, String) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let chain = vec![CertificateDer::from(made.cert.der().to_vec())];
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     (TlsAcceptor::from(Arc::new(config)), made.cert.pem())
 }

@@ -15,6 +15,7 @@ mod flags;
 mod fsx;
 mod gate;
 mod hammer;
+mod http2;
 mod invalidation;
 mod keep_alive;
 mod matrix;
