@@ -77,6 +77,13 @@ pub(crate) fn on_openai(test: impl Fn(&Env)) {
     }
 }
 
+/// Runs a test on a server that tells lengths, unless there is no FUSE.
+pub(crate) fn on_plain(test: impl Fn(&Env)) {
+    if !fuse_is_missing() {
+        test(&Env::of(Config::new(Profile::Plain)));
+    }
+}
+
 impl Env {
     pub(crate) fn of(config: Config) -> Self {
         let runtime = Runtime::new().unwrap();

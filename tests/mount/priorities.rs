@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use containerfs::emulator::{Fault, FaultRule, Kind};
 
-use crate::env::{Env, noise, on_openai, save, wait_until};
+use crate::env::{Env, noise, on_openai, on_plain, save, wait_until};
 
 /// The requests for content, the first first, as the names of the files.
 fn fetched(env: &Env, ids: &BTreeMap<String, String>) -> Vec<String> {
@@ -92,7 +92,8 @@ fn a_read_does_not_wait_for_uploads_that_nobody_waits_for() {
 
 #[test]
 fn a_429_stops_what_nobody_waits_for_and_slows_the_rest() {
-    on_openai(|env| {
+    // Where lengths have to be found out, files are fetched for these.
+    on_plain(|env| {
         let ids = files(env, 100);
         let limited = Fault::Status {
             code: 429,
