@@ -41,11 +41,12 @@ fn getattr(criterion: &mut Criterion, world: &World) {
 /// From opendir to releasedir, in as many calls as the kernel makes of it: some thirty entries fill a page of its.
 fn readdirplus(criterion: &mut Criterion, world: &World) {
     const ENTRIES_OF_A_CALL: usize = 30;
+    let _entered = world.runtime.enter();
     let mut group = criterion.benchmark_group("readdirplus");
     group.throughput(Throughput::Elements(FILES as u64));
     group.bench_function("10,000 entries", |bench| {
         bench.iter(|| {
-            let handle = world.vfs.opendir(ROOT).unwrap();
+            let (handle, _) = world.vfs.opendir(ROOT).unwrap();
             let (mut next, mut seen) = (0, 0);
             loop {
                 let (offset, mut taken) = (next, 0);

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
@@ -371,8 +371,9 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, req: &Request, of: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let call = call!(self, req, Opendir, ino = of.0);
+        let _entered = self.runtime.enter();
         answer!(self.vfs, call, reply, self.vfs.opendir(ino(of)),
-            handle => reply.opened(FileHandle(handle), FopenFlags::empty()));
+            (handle, reading) => reply.opened(FileHandle(handle), convert::reading_flags(reading)));
     }
 
     fn readdir(

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, OpenFlags, TimeOrNow};
 
 use crate::namespace::inode::Ino;
-use crate::vfs::{Attr, Error, FileKind, Opened, attr};
+use crate::vfs::{Attr, Error, FileKind, Opened, Reading, attr};
 
 /// Bytes of a block in `st_blocks`.
 const SECTOR: u64 = 512;
@@ -72,6 +72,15 @@ pub(super) fn kind(kind: FileKind) -> FileType {
 
 pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
     if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+/// Without `FOPEN_KEEP_CACHE` the kernel drops its copy, if it has one.
+pub(super) fn reading_flags(reading: Reading) -> FopenFlags {
+    match reading {
+        Reading::Copy => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        Reading::Anew => FopenFlags::FOPEN_CACHE_DIR,
+        Reading::Past => FopenFlags::empty(),
+    }
 }
 
 /// Nobody asks about the close of a file that was opened for reading alone, which saves nothing.

@@ -1,6 +1,7 @@
 //! Tells the kernel what to ask for again.
 //!
-//! Only attributes, which takes no lock in the kernel. The other notifications wait for the lock of a directory or for a
+//! Only attributes, which takes no lock in the kernel, and the copied entries of directories, whose pages the kernel locks
+//! while it copies an entry and never while somebody waits for us. The other notifications wait for the lock of a directory or for a
 //! page, and whoever holds it may be waiting for us; a daemon that is killed while it waits there keeps its connection
 //! open, so that neither it nor the others ever end. What has lost its name answers ESTALE when it is asked for its
 //! attributes, upon which the kernel looks the name up again.
@@ -23,9 +24,13 @@ pub(super) fn spawn(
     thread::Builder::new()
         .name("invalidation".to_owned())
         .spawn(move || {
-            while let Some(Invalidation(ino)) = invalidations.blocking_recv() {
+            while let Some(what) = invalidations.blocking_recv() {
+                let (ino, from) = match what {
+                    Invalidation::Attributes(ino) => (ino, ATTRIBUTES_ALONE),
+                    Invalidation::Entries(ino) => (ino, 0),
+                };
                 // What the kernel doesn't know it need not forget: ENOENT is the usual answer.
-                let _ = notifier.inval_inode(INodeNo(ino.0), ATTRIBUTES_ALONE, 0);
+                let _ = notifier.inval_inode(INodeNo(ino.0), from, 0);
             }
         })
         .map(drop)

@@ -43,6 +43,8 @@ pub struct Node {
     pub handles: u32,
     /// Of a directory: when its entries last changed under this mount, in nanoseconds since the epoch.
     pub changed: Option<i64>,
+    /// Of a directory: counts changes of its entries, so that the kernel's copy of it can be kept.
+    pub generation: u64,
     /// Of a directory: how many of its entries are directories.
     pub subdirectories: u32,
     /// What it is.
@@ -83,8 +85,6 @@ pub struct ContainerNode {
     pub has_unread: bool,
     /// When the list was asked for that the entries come from.
     pub listed: Option<Listed>,
-    /// Counts changes of the entries, so that the kernel's copy of a directory can be kept.
-    pub generation: u64,
 }
 
 /// A directory inside a container.
@@ -153,6 +153,11 @@ impl FileNode {
         }
     }
 
+    /// Whether the length is known from a list or from here, and so for as long as the version is.
+    pub fn length_is_told(&self) -> bool {
+        self.size_is_ours || self.server.as_ref().is_some_and(|server| server.bytes.is_some())
+    }
+
     /// The id of the version on the server.
     pub fn id(&self) -> Option<&FileId> {
         self.server.as_ref().map(|file| &file.id)
@@ -161,7 +166,17 @@ impl FileNode {
 
 impl Node {
     fn new(parent: Ino, name: Arc<str>, linked: bool, kind: Kind) -> Self {
-        Self { parent, name, linked, lookups: 0, handles: 0, changed: None, subdirectories: 0, kind }
+        Self {
+            parent,
+            name,
+            linked,
+            lookups: 0,
+            handles: 0,
+            changed: None,
+            generation: 0,
+            subdirectories: 0,
+            kind,
+        }
     }
 
     /// The entries, if it is a directory of any kind.
@@ -211,8 +226,6 @@ pub struct Tree {
     pub listed: Option<Listed>,
     /// Whether that list holds containers without a readable id, which may be any of those that it misses.
     pub has_unread: bool,
-    /// Counts changes of the root's entries.
-    pub generation: u64,
 }
 
 impl Tree {
@@ -237,7 +250,6 @@ impl Tree {
             containers: HashMap::new(),
             listed: None,
             has_unread: false,
-            generation: 0,
         }
     }
 
@@ -406,6 +418,8 @@ impl Tree {
         let name: Arc<str> = Arc::from(name);
         node.parent = parent;
         node.name = name.clone();
+        // Its `..` may be another.
+        node.generation += 1;
         self.detach(old_parent, &old_name, ino);
         self.attach(parent, name, ino);
     }
@@ -534,20 +548,15 @@ impl Tree {
 
     /// What the first list shows has not changed; what comes and goes later has.
     fn changed(&mut self, directory: Ino) {
-        let listed = match self.container_of(directory).and_then(|ino| self.container_mut(ino)) {
-            Some(container) => {
-                container.generation += 1;
-                container.listed
-            }
-            None => {
-                self.generation += 1;
-                self.listed
-            }
+        let listed = match self.container_of(directory).and_then(|ino| self.container(ino)) {
+            Some(container) => container.listed,
+            None => self.listed,
         };
-        if listed.is_some()
-            && let Some(node) = self.nodes.get_mut(&directory)
-        {
-            node.changed = Some(now());
+        if let Some(node) = self.nodes.get_mut(&directory) {
+            node.generation += 1;
+            if listed.is_some() {
+                node.changed = Some(now());
+            }
         }
     }
 
@@ -576,7 +585,6 @@ impl ContainerNode {
             phantoms: HashSet::new(),
             has_unread: false,
             listed: None,
-            generation: 0,
         }
     }
 }

@@ -193,8 +193,7 @@ impl Vfs {
     /// The length in bytes, if it is known and still trusted.
     pub(super) fn size_of(&self, file: &FileNode) -> Option<u64> {
         let (size, learnt) = file.size?;
-        let told = file.size_is_ours || file.server.as_ref().is_some_and(|server| server.bytes.is_some());
-        (told || learnt.elapsed() < self.config.content_ttl).then_some(size)
+        (file.length_is_told() || learnt.elapsed() < self.config.content_ttl).then_some(size)
     }
 
     pub(super) fn entry_of(&self, state: &State, ino: Ino, node: &Node) -> Entry {

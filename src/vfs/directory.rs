@@ -6,13 +6,7 @@ use std::time::Instant;
 
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
-use crate::vfs::{Entry, Error, FileKind, Maker, Result, Vfs, heartbeat};
-
-/// What one open directory shows, taken when it is read from its start.
-pub(super) struct Snapshot {
-    ino: Ino,
-    entries: Arc<Vec<(Arc<str>, Ino)>>,
-}
+use crate::vfs::{Entry, Error, FileKind, Maker, Reading, Result, Vfs, heartbeat, shown};
 
 /// One entry of a directory.
 #[derive(Clone, Debug)]
@@ -26,11 +20,11 @@ pub struct DirEntry {
 }
 
 impl Vfs {
-    /// Opens a directory.
+    /// Opens a directory; its handle, and how the kernel is to read it. Within the runtime.
     ///
     /// # Errors
     /// `ESTALE` if it is gone.
-    pub fn opendir(&self, ino: Ino) -> Result<u64> {
+    pub fn opendir(self: &Arc<Self>, ino: Ino) -> Result<(u64, Reading)> {
         let mut state = self.state();
         heartbeat::with_the_lock();
         let node = state.tree.get_mut(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
@@ -40,18 +34,18 @@ impl Vfs {
         node.handles += 1;
         let handle = state.next_handle;
         state.next_handle += 1;
-        state.directories.insert(handle, Snapshot { ino, entries: Arc::default() });
-        Ok(handle)
+        let reading = self.show(&mut state, ino, handle);
+        Ok((handle, reading))
     }
 
     /// Closes a directory.
     pub fn releasedir(&self, handle: u64) {
         let mut state = self.state();
-        let Some(snapshot) = state.directories.remove(&handle) else { return };
-        if let Some(node) = state.tree.get_mut(snapshot.ino) {
+        let Some(ino) = state.no_longer_shown(handle) else { return };
+        if let Some(node) = state.tree.get_mut(ino) {
             node.handles = node.handles.saturating_sub(1);
         }
-        state.tree.reap(snapshot.ino);
+        state.tree.reap(ino);
     }
 
     /// Entries of an open directory from `offset` on, each handed to `take` until it says that it is full. With
@@ -69,9 +63,9 @@ impl Vfs {
         if let Some(result) = self.readdir_now(handle, offset, plus, &mut take) {
             return result;
         }
-        let ino = self.state().directories.get(&handle).map(|snapshot| snapshot.ino);
+        let ino = self.state().directories.get(&handle).map(|open| open.ino);
         self.ensure_entries(ino.ok_or_else(|| Error::quiet(libc::EBADF))?).await?;
-        self.snapshot(handle);
+        self.begin_listing(&mut self.state(), handle);
         self.list(handle, offset, plus, &mut take)
     }
 
@@ -84,17 +78,12 @@ impl Vfs {
         take: &mut dyn FnMut(&DirEntry) -> bool,
     ) -> Option<Result<()>> {
         if offset == 0 {
-            let fresh = {
-                let state = self.state();
-                state
-                    .directories
-                    .get(&handle)
-                    .is_some_and(|snapshot| self.entries_fresh(&state, snapshot.ino))
-            };
-            if !fresh {
+            let mut state = self.state();
+            let open = state.directories.get(&handle);
+            if !open.is_some_and(|open| self.entries_fresh(&state, open.ino)) {
                 return None;
             }
-            self.snapshot(handle);
+            self.begin_listing(&mut state, handle);
         }
         Some(self.list(handle, offset, plus, take))
     }
@@ -191,15 +180,6 @@ impl Vfs {
         Ok(())
     }
 
-    fn snapshot(&self, handle: u64) {
-        let mut state = self.state();
-        let Some(ino) = state.directories.get(&handle).map(|snapshot| snapshot.ino) else { return };
-        let children = state.tree.get(ino).and_then(|node| node.children());
-        let entries =
-            children.map(|c| c.iter().map(|(name, ino)| (name.clone(), *ino)).collect()).unwrap_or_default();
-        state.directories.insert(handle, Snapshot { ino, entries: Arc::new(entries) });
-    }
-
     fn list(
         self: &Arc<Self>,
         handle: u64,
@@ -208,15 +188,20 @@ impl Vfs {
         take: &mut dyn FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
         let mut state = self.state();
-        let snapshot = state.directories.get(&handle).ok_or_else(|| Error::quiet(libc::EBADF))?;
-        let (directory, entries) = (snapshot.ino, snapshot.entries.clone());
+        let open = state.directories.get(&handle).ok_or_else(|| Error::quiet(libc::EBADF))?;
+        let directory = open.ino;
+        if state.listing_at(handle, offset).is_none() {
+            self.begin_listing(&mut state, handle);
+        }
+        // None is of a directory that is gone meanwhile.
+        let Some(listing) = state.listing_at(handle, offset) else { return Ok(()) };
         let parent = state.tree.get(directory).map_or(ROOT, |node| node.parent);
         let mut unsized_files = false;
-        for place in offset.. {
+        for place in shown::place(offset).. {
             let (name, ino): (Arc<str>, Ino) = match place {
                 0 => (Arc::from("."), directory),
                 1 => (Arc::from(".."), parent),
-                _ => match usize::try_from(place - 2).ok().and_then(|at| entries.get(at)) {
+                _ => match usize::try_from(place - 2).ok().and_then(|at| listing.entries.get(at)) {
                     Some((name, ino)) => (name.clone(), *ino),
                     None => break,
                 },
@@ -224,7 +209,7 @@ impl Vfs {
             let Some(node) = state.tree.get(ino) else { continue };
             let entry = self.entry_of(&state, ino, node);
             unsized_files |= entry.attr.kind == FileKind::File && entry.ttl.is_zero();
-            if !take(&DirEntry { next: place + 1, name, entry }) {
+            if !take(&DirEntry { next: listing.offset(place + 1), name, entry }) {
                 break;
             }
             if plus

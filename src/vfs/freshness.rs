@@ -15,7 +15,7 @@ use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listed::Listed;
 use crate::namespace::listing::{self, Changes};
 use crate::namespace::names;
-use crate::vfs::{Error, Result, State, Vfs};
+use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 
 /// Which list: of containers, or of the files of one.
 pub(super) type Which = Option<ContainerId>;
@@ -87,13 +87,17 @@ impl Vfs {
         self.listed_at(state, ino).is_some_and(|listed| listed.age() < self.config.ttl)
     }
 
-    /// Whether the entries of the directory `ino` can be answered from memory.
-    pub(super) fn entries_fresh(&self, state: &State, ino: Ino) -> bool {
-        let listed = match state.tree.get(ino).map(|node| &node.kind) {
+    /// When the list was asked for that the entries of the directory `ino` come from.
+    pub(super) fn entries_listed(&self, state: &State, ino: Ino) -> Option<Listed> {
+        match state.tree.get(ino).map(|node| &node.kind) {
             Some(Kind::Container(container)) => container.listed,
             _ => self.listed_at(state, ino),
-        };
-        listed.is_some_and(|listed| listed.age() < self.config.ttl)
+        }
+    }
+
+    /// Whether the entries of the directory `ino` can be answered from memory.
+    pub(super) fn entries_fresh(&self, state: &State, ino: Ino) -> bool {
+        self.entries_listed(state, ino).is_some_and(|listed| listed.age() < self.config.ttl)
     }
 
     /// Sees to it that what `ino` comes from is fresh.
@@ -241,7 +245,7 @@ impl Vfs {
         self.refreshes.flights().remove(&which);
         let changes = outcome?;
         for ino in changes.displaced {
-            self.invalidate(ino);
+            self.invalidate(Invalidation::Attributes(ino));
         }
         if let Some(container) = which {
             if self.state().lost_posts(&container).next().is_some() {
@@ -289,7 +293,7 @@ impl Vfs {
         let state = &mut *state;
         let unchanged = state.tree.file(ino).is_some_and(|file| file.id() == Some(id) && !file.held);
         if unchanged {
-            self.invalidate(ino);
+            self.invalidate(Invalidation::Attributes(ino));
             state.tree.unlink(ino);
         }
     }

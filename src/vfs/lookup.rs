@@ -93,7 +93,9 @@ impl Vfs {
 
     /// The kernel drops references.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.state().tree.forget(ino, count);
+        let mut state = self.state();
+        state.tree.forget(ino, count);
+        state.forget_shown(ino);
     }
 
     /// Where the symbolic link `ino` points.

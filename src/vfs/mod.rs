@@ -3,7 +3,8 @@
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
-//! server's; `commit` brings them there; `freshness` keeps listings young.
+//! server's; `commit` brings them there; `freshness` keeps listings young, and `shown` knows what the kernel may keep of
+//! them.
 
 mod ahead;
 pub mod attr;
@@ -29,6 +30,7 @@ mod repeated;
 mod resume;
 mod sending;
 mod shelve;
+mod shown;
 mod sizes;
 mod status;
 mod writer;
@@ -50,6 +52,7 @@ pub use error::{Error, Result};
 pub use file::Opened;
 pub use locate::Located;
 pub use lookup::Found;
+pub use shown::Reading;
 pub use status::{Capacity, Progress, Status};
 
 use crate::api::{Client, Container, ContainerId, NetworkPolicy};
@@ -119,9 +122,14 @@ pub struct NewContainer {
     pub network_policy: Option<NetworkPolicy>,
 }
 
-/// An inode whose attributes the kernel must ask for again: they have changed, or its name is no more.
+/// What the kernel must ask for again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Invalidation(pub Ino);
+pub enum Invalidation {
+    /// The attributes of an inode: they have changed, or its name is no more.
+    Attributes(Ino),
+    /// The entries of a directory that stays open: they are too old.
+    Entries(Ino),
+}
 
 /// A mounted filesystem.
 pub struct Vfs {
@@ -154,7 +162,11 @@ struct State {
     tree: Tree,
     records: Records,
     handles: HashMap<u64, Arc<file::Handle>>,
-    directories: HashMap<u64, directory::Snapshot>,
+    directories: HashMap<u64, shown::OpenDirectory>,
+    /// What the kernel was shown of directories that it knows.
+    shown: HashMap<Ino, shown::Shown>,
+    /// When the first copy of the kernel's is too old that somebody has open.
+    copies_hold_until: Option<Instant>,
     next_handle: u64,
     writers: HashMap<Ino, Arc<writer::Writer>>,
     /// Server files whose deletion waits for the last close of an inode.
@@ -221,6 +233,8 @@ impl Vfs {
             records,
             handles: HashMap::new(),
             directories: HashMap::new(),
+            shown: HashMap::new(),
+            copies_hold_until: None,
             next_handle: 1,
             writers: HashMap::new(),
             deferred: HashMap::new(),
@@ -307,8 +321,8 @@ impl Vfs {
         if self.config.no_delete { Err(Error::quiet(libc::EPERM)) } else { Ok(()) }
     }
 
-    fn invalidate(&self, ino: Ino) {
-        let _ = self.invalidations.send(Invalidation(ino));
+    fn invalidate(&self, what: Invalidation) {
+        let _ = self.invalidations.send(what);
     }
 
     /// Takes a container that is gone from the server out of the root, and passes the error on.
@@ -323,7 +337,7 @@ impl Vfs {
     fn gone(&self, container: &ContainerId) {
         let mut state = self.state();
         if let Some(&ino) = state.tree.containers.get(container) {
-            self.invalidate(ino);
+            self.invalidate(Invalidation::Attributes(ino));
             state.tree.unlink(ino);
         }
     }

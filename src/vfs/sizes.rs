@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 
 use crate::api::priority::{self, Urgency};
 use crate::namespace::inode::{Ino, Kind};
-use crate::vfs::{Error, Result, Vfs};
+use crate::vfs::{Error, Invalidation, Result, Vfs};
 
 impl Vfs {
     /// Sees to it that the length of a file is known.
@@ -40,7 +40,7 @@ impl Vfs {
                 if file.id() == Some(&server.id) {
                     let before = file.size.replace((size, Instant::now()));
                     if before.is_some_and(|(before, _)| before != size) {
-                        self.invalidate(ino);
+                        self.invalidate(Invalidation::Attributes(ino));
                     }
                 }
                 Ok(())
@@ -113,7 +113,7 @@ impl Vfs {
         if let (Some(container), Some(id)) = (state.tree.container_mut(container), id) {
             container.phantoms.insert(id);
         }
-        self.invalidate(ino);
+        self.invalidate(Invalidation::Attributes(ino));
         state.tree.unlink(ino);
     }
 }

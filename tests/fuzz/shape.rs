@@ -51,3 +51,9 @@ pub(crate) fn checked(tree: &Tree) -> BTreeMap<String, Ino> {
     assert_eq!(paths.len() + 1, tree.len(), "nodes that no directory shows");
     paths
 }
+
+/// How often the entries of each directory have changed.
+pub(crate) fn generations(tree: &Tree) -> BTreeMap<Ino, u64> {
+    let shown = checked(tree).into_values().chain([ROOT]);
+    shown.filter_map(|ino| Some((ino, tree.get(ino)?.generation))).collect()
+}

@@ -68,7 +68,8 @@ impl World {
         let mut paths = BTreeMap::new();
         let mut below = vec![(ROOT, String::new())];
         while let Some((directory, path)) = below.pop() {
-            let handle = vfs.opendir(directory).unwrap();
+            let _entered = self.runtime.enter();
+            let (handle, _) = vfs.opendir(directory).unwrap();
             let mut entries = Vec::new();
             let take = |entry: &DirEntry| {
                 entries.push((entry.name.to_string(), entry.entry.attr));

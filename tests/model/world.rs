@@ -197,7 +197,7 @@ impl World {
             let mut seen = BTreeMap::new();
             let mut directories = vec![(ROOT, String::new())];
             while let Some((ino, path)) = directories.pop() {
-                let handle = vfs.opendir(ino)?;
+                let (handle, _) = vfs.opendir(ino)?;
                 let mut entries = Vec::new();
                 vfs.readdir(handle, 0, false, |entry| {
                     entries.push((entry.name.to_string(), entry.entry));

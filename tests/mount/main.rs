@@ -18,6 +18,7 @@ mod hammer;
 mod http2;
 mod invalidation;
 mod keep_alive;
+mod listings;
 mod matrix;
 mod metrics;
 mod names;
