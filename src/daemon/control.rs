@@ -170,8 +170,8 @@ async fn answer(
     metrics: Option<SocketAddr>,
     unmounts: &mpsc::UnboundedSender<UnmountRequest>,
 ) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    match question(reader).await? {
+    let (mut reader, mut writer) = stream.into_split();
+    match question(&mut reader).await? {
         Question::Status => tell(&mut writer, &Told { status: vfs.status(), metrics }).await,
         Question::Locate { path } => tell(&mut writer, &vfs.locate(&path)).await,
         Question::Retry => tell(&mut writer, &Answer::Done(vfs.retry().await)).await,
@@ -189,8 +189,8 @@ async fn answer(
                 }
             };
             tell(&mut writer, &Answer::Done(left)).await?;
-            // The connection stays open until the process is gone: that is what the other side waits for.
-            std::future::pending().await
+            // The connection stays open until the process is gone: that is what the other side waits for, if it does.
+            tokio::io::copy(&mut reader, &mut tokio::io::sink()).await.map(|_| ())
         }
     }
 }
