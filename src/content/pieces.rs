@@ -17,8 +17,9 @@ use crate::api::{Client, ContainerId, FileId};
 /// Bytes of a piece.
 const PIECE: u64 = 1 << 20;
 
-/// A read that begins this far behind what has been asked for is a seek; nearer ones are the kernel's reading ahead.
-const FAR: u64 = 4 << 20;
+/// A read that begins this far behind what has been asked for is a seek; nearer ones are the kernel's reading ahead, whose
+/// windows of 4 MiB come two at a time and not always in order.
+const FAR: u64 = 12 << 20;
 
 /// Pieces under way at once.
 const AT_ONCE: usize = 8;
