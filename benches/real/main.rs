@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use containerfs::emulator::Profile::{Openai, Plain};
 
 use others::Tool;
-use report::{Beside, Goal, Measured, Pair};
+use report::{Beside, Goal, Measured, Pair, Peak};
 use tasks::CopyIn;
 
 type Task = Box<dyn Fn() -> Result<Pair>>;
@@ -175,6 +175,7 @@ fn main() -> Result<()> {
             None => failed.push(row.key.to_owned()),
         }
     }
+    Peak::all(&all).iter().for_each(|peak| println!("{}", peak.line()));
     let tasks: Vec<_> = beside::tasks().into_iter().filter(|task| wanted(task.key, "beside")).collect();
     let tools = if tasks.is_empty() { Vec::new() } else { installed() };
     let mut beside: Vec<Beside> = Vec::new();

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::others::Tool;
-use crate::report::{Beside, Measured};
+use crate::report::{Beside, Measured, Peak};
 
 /// What the page says of the other bench; it has no numbers, which differ from machine to machine.
 const HOT: &str = "\n## The daemon's own work\n\n\
@@ -52,6 +52,14 @@ fn goals(measured: &[Measured], runs: usize) -> Result<String> {
             row.best.requests,
             row.best.their_requests,
             row.peak_mib,
+        )?;
+    }
+    for peak in Peak::all(measured) {
+        let missed = if peak.is_met() { "" } else { " (**missed**)" };
+        writeln!(
+            page,
+            "| {}{missed} | ≤ {} MiB | – | – | – | – | – | – | {} MiB |",
+            peak.told, peak.most_mib, peak.mib
         )?;
     }
     let missed: Vec<&Measured> = measured.iter().filter(|row| !row.is_met()).collect();

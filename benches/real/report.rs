@@ -68,6 +68,39 @@ impl Goal {
     }
 }
 
+/// The most memory that the daemon had in several rows.
+pub(crate) struct Peak {
+    pub(crate) told: &'static str,
+    pub(crate) mib: u64,
+    pub(crate) most_mib: u64,
+}
+
+impl Peak {
+    /// Of what was measured: all rows but that of a hundred thousand entries, and with it.
+    pub(crate) fn all(measured: &[Measured]) -> Vec<Self> {
+        let peak = |told, most_mib, large| {
+            let rows = measured.iter().filter(|row| large || row.key != "find");
+            rows.map(|row| row.peak_mib).max().map(|mib| Self { told, mib, most_mib })
+        };
+        let small = peak("peak memory of all of these, the 100,000 entries apart", 96, false);
+        small.into_iter().chain(peak("peak memory with the 100,000 entries", 160, true)).collect()
+    }
+
+    pub(crate) fn is_met(&self) -> bool {
+        self.mib <= self.most_mib
+    }
+
+    /// One line for the terminal.
+    pub(crate) fn line(&self) -> String {
+        let Self { told, mib, most_mib } = self;
+        format!(
+            "{} {:12} {mib} MiB (≤ {most_mib} MiB)  {told}",
+            if self.is_met() { "ok  " } else { "MISS" },
+            "memory"
+        )
+    }
+}
+
 /// A row and what came out.
 pub(crate) struct Measured {
     pub(crate) key: &'static str,
