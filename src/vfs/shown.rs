@@ -11,7 +11,7 @@
 //! and no copy is made of two.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::namespace::inode::{Ino, Node, Tree};
@@ -221,36 +221,39 @@ impl Vfs {
         }
         if state.copies_hold_until.is_none_or(|others| until < others) {
             state.copies_hold_until = Some(until);
-            tokio::spawn(self.clone().drop_old_copies(until));
+            tokio::spawn(drop_old_copies(Arc::downgrade(self), until));
         }
     }
 
-    /// Ends with the last directory that is open; where none stays open that is the first time that it looks.
-    async fn drop_old_copies(self: Arc<Self>, mut until: Instant) {
-        loop {
-            tokio::time::sleep_until(until.into()).await;
-            let mut state = self.state();
-            if state.copies_hold_until != Some(until) {
-                return;
-            }
-            let now = Instant::now();
-            let mut next = None;
-            for open in state.directories.values_mut() {
-                match open.until {
-                    Some(until) if until <= now => {
-                        open.until = None;
-                        self.invalidate(Invalidation::Entries(open.ino));
-                    }
-                    Some(until) => next = Some(next.map_or(until, |next| until.min(next))),
-                    None => {}
+    /// Returns when the next ones are too old.
+    fn drop_copies_older_than(&self, until: Instant) -> Option<Instant> {
+        let mut state = self.state();
+        if state.copies_hold_until != Some(until) {
+            return None;
+        }
+        let now = Instant::now();
+        let mut next = None;
+        for open in state.directories.values_mut() {
+            match open.until {
+                Some(until) if until <= now => {
+                    open.until = None;
+                    self.invalidate(Invalidation::Entries(open.ino));
                 }
-            }
-            state.copies_hold_until = next;
-            match next {
-                Some(next) => until = next,
-                None => return,
+                Some(until) => next = Some(next.map_or(until, |next| until.min(next))),
+                None => {}
             }
         }
+        state.copies_hold_until = next;
+        next
+    }
+}
+
+/// Ends with the last directory that is open; where none stays open that is the first time that it looks.
+async fn drop_old_copies(vfs: Weak<Vfs>, mut until: Instant) {
+    loop {
+        tokio::time::sleep_until(until.into()).await;
+        let Some(next) = vfs.upgrade().and_then(|vfs| vfs.drop_copies_older_than(until)) else { return };
+        until = next;
     }
 }
 
