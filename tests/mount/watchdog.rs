@@ -116,7 +116,9 @@ fn ctrl_c_ends_a_waiting_cat_at_the_deadline() {
         assert_eq!(mount.names("c"), ["f"]);
         env.inject(Kind::Content, Fault::HangBefore);
         let begun = Instant::now();
-        let mut waiting = Command::new("cat").arg(mount.path("c/f")).spawn().unwrap();
+        // A shell has what it starts in the background ignore SIGINT.
+        let cat_that_heeds_it = ["--default-signal=INT", "cat"];
+        let mut waiting = Command::new("env").args(cat_that_heeds_it).arg(mount.path("c/f")).spawn().unwrap();
         wait_until("it waits for the server", || env.count(Kind::Content) > 0);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(waiting.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
