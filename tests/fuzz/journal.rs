@@ -6,7 +6,8 @@
 
 use std::fs;
 use std::path::{Component, Path};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use containerfs::journal::pending;
 use containerfs::journal::{Intent, Meta};
@@ -47,7 +48,9 @@ fn case(input: &[u8], world: &World) {
     }
     let _ = vfs.status();
     let left = world.runtime.block_on(vfs.drain(Duration::from_secs(5)));
+    let ended = Arc::downgrade(&vfs);
     drop(vfs);
+    assert!(is_soon(|| ended.strong_count() == 0), "something keeps a mount that has ended");
 
     assert_eq!(store.content(&container, &kept).as_deref(), Some(KEPT), "nothing else is deleted");
     let sent: Vec<Vec<u8>> =
@@ -69,6 +72,14 @@ fn case(input: &[u8], world: &World) {
     for made in store.containers() {
         store.delete_container(&made.id);
     }
+}
+
+fn is_soon(done: impl Fn() -> bool) -> bool {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !done() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    done()
 }
 
 /// The files of an input; what has no name before it, or one that no mount gives, is none.
