@@ -38,8 +38,8 @@ fn case(input: &[u8], world: &World) {
     let shown = world.shown(&vfs);
     for (path, (ino, kind)) in &shown {
         if let Err(error) = world.runtime.block_on(vfs.getattr(*ino)) {
-            // A rename that is taken up behind the mount may have moved it since.
-            assert!(error.errno == libc::ESTALE, "{path:?}: {error}");
+            // What is taken up behind the mount may have moved or deleted it since.
+            assert!(matches!(error.errno, libc::ESTALE | libc::ENOENT), "{path:?}: {error}");
         }
         if *kind == FileKind::File {
             let path = path.rsplit_once('/').unwrap().1;
