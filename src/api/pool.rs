@@ -4,7 +4,7 @@
 //! over HTTP/2 it is the only one: each request would wait for its deadline in vain. So when an answer stays away,
 //! the requests that follow go over new connections; those under way keep theirs.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Bytes of one body that a server may send before we take them, over HTTP/2: what 1 Gbit/s carries in 60 ms.
 const BODY_WINDOW: u32 = 8 << 20;
@@ -46,16 +46,17 @@ impl Pool {
 
     /// For the next request.
     pub(super) fn client(&self) -> reqwest::Client {
-        self.present.read().unwrap_or_else(PoisonError::into_inner).client.clone()
+        self.read().client.clone()
     }
 
     /// Which these are, for [`Pool::leave`].
     pub(super) fn number(&self) -> u64 {
-        self.present.read().unwrap_or_else(PoisonError::into_inner).number
+        self.read().number
     }
 
     /// Nothing has come over those with this number: later requests go over others.
     pub(super) fn leave(&self, number: u64) {
+        // Held while there are no others yet: whoever went on with these meanwhile would wait in vain.
         let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
         if present.number != number {
             return;
@@ -68,6 +69,10 @@ impl Pool {
             }
             Err(error) => tracing::warn!(%error, "the old connections stay: there can be no others"),
         }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Present> {
+        self.present.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
