@@ -1,4 +1,5 @@
-//! Directories and files that belong to one user alone: state, cache, log and control socket.
+//! Directories and files that belong to one user alone: state, cache, log and control socket; and the locks of mounts on
+//! them.
 //!
 //! What lies there is believed by the next mount and written by this one, so whoever could plant something in it could
 //! make us write elsewhere, or read a file to a server. Nothing is opened through a symbolic link, nothing that somebody
@@ -6,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -73,6 +75,34 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     }
     settle(&file, path)?;
     Ok(file)
+}
+
+/// Locks `file` against everybody else, if nobody has locked it; the lock falls when the last descriptor of this opening
+/// of it is closed. Returns whether it is ours.
+///
+/// # Errors
+/// The disk's.
+pub fn lock(file: &File) -> io::Result<bool> {
+    let mut lock = fd_lock::RwLock::new(file);
+    match lock.try_write() {
+        // What the guard would unlock stays locked: the lock belongs to the open file description.
+        Ok(guard) => {
+            let _held = ManuallyDrop::new(guard);
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Locks `file` against [`lock`], beside others who do the same; waits while it is locked.
+///
+/// # Errors
+/// The disk's.
+pub fn share(file: &File) -> io::Result<()> {
+    let lock = fd_lock::RwLock::new(file);
+    let _held = ManuallyDrop::new(lock.read()?);
+    Ok(())
 }
 
 /// Whether a process with the user id `uid` may speak with this one: its own user and root.

@@ -1,10 +1,10 @@
 //! The cache of whole files: all of it on disk, hot small files in memory too.
 //!
-//! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its bytes.
-//! It is written under a temporary name and renamed when whole, and its checksum, of its key too, is checked the first
-//! time that a mount finds it, so a torn write or another's name is a miss and never a wrong byte. Least recently used entries go first; an
-//! open one stays readable, because its descriptor outlives its name. What a model wrote is kept in a directory
-//! of this mount's own and never trusted across mounts (DESIGN §3).
+//! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its bytes. It is
+//! written under a temporary name and renamed when whole, and its checksum, of its key too, is checked the first time
+//! that a mount finds it, so a torn write or another's name is a miss and never a wrong byte. Least recently used
+//! entries go first; an open one stays readable, because its descriptor outlives its name. What a model wrote is kept
+//! in a directory of this mount's own and never trusted across mounts (DESIGN §3).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -149,9 +149,9 @@ impl Cache {
         let volatile = tempfile::Builder::new().prefix("mount-").permissions(private).tempdir_in(dir)?;
         let lock =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(volatile.path().join("lock"))?;
-        let mut held = fd_lock::RwLock::new(lock.try_clone()?);
-        // The lock belongs to the open file description, which `lock` shares, and is held until the mount ends.
-        let _held = std::mem::ManuallyDrop::new(held.try_write()?);
+        if !private::lock(&lock)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let mut shelves = Shelves {
             disk: LruCache::unbounded(),
             disk_bytes: 0,
@@ -415,8 +415,7 @@ fn clear_dead_mounts(dir: &Path) {
         else {
             continue;
         };
-        let mut lock = fd_lock::RwLock::new(lock);
-        if lock.try_write().is_ok() {
+        if private::lock(&lock).is_ok_and(|ours| ours) {
             let _ = fs::remove_dir_all(item.path());
         }
     }

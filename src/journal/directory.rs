@@ -5,7 +5,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -170,16 +169,7 @@ pub(super) fn locked(dir: &Path) -> io::Result<Option<File>> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(dir.join("lock"))?;
-    let mut lock = fd_lock::RwLock::new(file.try_clone()?);
-    match lock.try_write() {
-        // The lock belongs to the open file description, which `file` shares, and falls when `file` is closed.
-        Ok(guard) => {
-            let _held = ManuallyDrop::new(guard);
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    Ok(Some(file))
+    Ok(private::lock(&file)?.then_some(file))
 }
 
 pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {

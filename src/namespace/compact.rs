@@ -3,7 +3,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::mem::ManuallyDrop;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -26,9 +25,7 @@ const DELETIONS: usize = 1000;
 pub(super) fn share(path: &Path) -> io::Result<File> {
     loop {
         let file = open(path)?;
-        let lock = fd_lock::RwLock::new(file.try_clone()?);
-        // The lock belongs to the open file description, which `file` shares, and falls when `file` is closed.
-        let _held = ManuallyDrop::new(lock.read()?);
+        private::share(&file)?;
         if is_still_there(&file, path)? {
             return Ok(file);
         }
@@ -44,9 +41,7 @@ pub(super) fn if_alone(path: &Path) -> io::Result<()> {
     if file.metadata()?.len() < SMALL {
         return Ok(());
     }
-    let mut lock = fd_lock::RwLock::new(file.try_clone()?);
-    let Ok(_alone) = lock.try_write() else { return Ok(()) };
-    if !is_still_there(&file, path)? {
+    if !private::lock(&file)? || !is_still_there(&file, path)? {
         return Ok(());
     }
     let (mut lines, mut deleted) = (0, VecDeque::new());
