@@ -2,12 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::time::Duration;
 
 use containerfs::api::{Client, ClientConfig};
 use containerfs::emulator::{Config as ServerConfig, Emulator, Profile};
 use containerfs::namespace::inode::{Ino, ROOT};
-use containerfs::vfs::{Config, Found, NewContainer, Vfs};
+use containerfs::vfs::{Config, Found, Vfs};
 use tokio::runtime::Runtime;
 
 /// Files of the one directory.
@@ -18,9 +17,6 @@ pub(crate) const SMALL: usize = 4 << 10;
 
 /// Bytes of the large file, which the cache keeps on disk alone.
 pub(crate) const LARGE: usize = 16 << 20;
-
-/// Longer than any run: nothing is fetched a second time.
-const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) struct World {
     pub(crate) vfs: Arc<Vfs>,
@@ -49,27 +45,9 @@ impl World {
             ..ClientConfig::default()
         });
         let config = Config {
-            ttl: HOUR,
-            content_ttl: HOUR,
-            timeout: Duration::from_secs(30),
-            write_back: None,
-            uid: 0,
-            gid: 0,
-            makers_own: true,
-            umask: 0o022,
-            read_only: false,
-            no_delete: false,
-            no_overwrite: false,
             container: Some(container),
-            cache_dir: dir.path().join("cache"),
-            cache_size: 1 << 30,
             memory_cache: 64 << 20,
-            state_dir: dir.path().join("state"),
-            prefetch: false,
-            keep_alive: false,
-            scratch: Vec::new(),
-            max_connections: 8,
-            new_container: NewContainer::default(),
+            ..Config::new(dir.path().join("cache"), dir.path().join("state"))
         };
         let vfs = runtime.block_on(Vfs::open(client.unwrap(), config)).unwrap();
         let names = names.into_iter().map(OsString::from).collect();

@@ -8,12 +8,10 @@ use std::time::Duration;
 use containerfs::api::{Client, ClientConfig};
 use containerfs::emulator::{Config as ServerConfig, Emulator, Profile};
 use containerfs::namespace::inode::{Ino, ROOT};
-use containerfs::vfs::{Config, DirEntry, FileKind, NewContainer, Vfs};
+use containerfs::vfs::{Config, DirEntry, FileKind, Vfs};
 use tokio::runtime::Runtime;
 
 use crate::shape;
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) struct World {
     pub(crate) runtime: Runtime,
@@ -37,29 +35,8 @@ impl World {
 
     /// A mount whose state and cache lie in `state` and `cache`.
     pub(crate) fn mount(&self, state: &Path, cache: &Path) -> Arc<Vfs> {
-        let config = Config {
-            ttl: HOUR,
-            content_ttl: HOUR,
-            timeout: Duration::from_secs(10),
-            write_back: None,
-            uid: 0,
-            gid: 0,
-            makers_own: true,
-            umask: 0o022,
-            read_only: false,
-            no_delete: false,
-            no_overwrite: false,
-            container: None,
-            cache_dir: cache.to_owned(),
-            cache_size: 1 << 30,
-            memory_cache: 1 << 20,
-            state_dir: state.to_owned(),
-            prefetch: false,
-            keep_alive: false,
-            scratch: Vec::new(),
-            max_connections: 8,
-            new_container: NewContainer::default(),
-        };
+        let config =
+            Config { timeout: Duration::from_secs(10), ..Config::new(cache.to_owned(), state.to_owned()) };
         self.runtime.block_on(Vfs::open(self.client.clone(), config)).unwrap()
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerfs::api::{Client, ClientConfig};
 use containerfs::emulator::{Config as ServerConfig, Emulator, FaultRule, Profile, Quirks};
 use containerfs::namespace::inode::{Ino, ROOT};
-use containerfs::vfs::{Config, Entry, FileKind, Found, Left, Maker, NewContainer, Result, SetAttr, Vfs};
+use containerfs::vfs::{Config, Entry, FileKind, Found, Left, Maker, Result, SetAttr, Vfs};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::reference::Bytes;
@@ -63,23 +63,10 @@ impl World {
             content_ttl: Duration::from_secs(60),
             timeout: TIMEOUT,
             write_back: self.write_back,
-            uid: 0,
-            gid: 0,
-            makers_own: true,
-            umask: 0o022,
-            read_only: false,
-            no_delete: false,
-            no_overwrite: false,
             container: Some(self.container.clone()),
-            cache_dir: self.dir.path().join("cache"),
             cache_size: 64 << 20,
-            memory_cache: 1 << 20,
-            state_dir: self.dir.path().join("state"),
             prefetch: true,
-            keep_alive: false,
-            scratch: Vec::new(),
-            max_connections: 8,
-            new_container: NewContainer::default(),
+            ..Config::new(self.dir.path().join("cache"), self.dir.path().join("state"))
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let vfs = runtime.block_on(Vfs::open(client.unwrap(), config)).unwrap();
