@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use containerfs::emulator::Kind::Upload;
 
-use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, program_is_missing, save, wait_until};
+use crate::env::{
+    Env, Mount, is_missing, noise, on_both_profiles, on_openai, program_is_missing, save, wait_until,
+};
 
 pub(crate) const WRITE_BACK: &[&str] = &["--write-back", "--write-back-delay", "200ms"];
 
@@ -127,15 +129,7 @@ fn tar_goes_out_and_in() {
 
 #[test]
 fn a_full_disk_is_enospc_and_loses_nothing() {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "only root can mount a small disk");
-        eprintln!("\n*** SKIPPED: only root can mount a small disk ***\n");
-        return;
-    }
-    on_openai(|env| {
-        let id = env.container("c");
-        let state = env.dir.path().join("state");
-        let disk = Tmpfs::mount(&state, "8m");
+    on_a_small_disk("8m", |env, id, _| {
         let mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
         let mut kept = Vec::new();
         let refused = loop {
@@ -154,9 +148,20 @@ fn a_full_disk_is_enospc_and_loses_nothing() {
         fs::remove_file(mount.path("c").join(format!("f{}", kept.len()))).ok();
         mount.unmount(env);
         for name in &kept {
-            assert!(env.bytes_on_server(&id, name) == noise(1 << 20), "{name}");
+            assert!(env.bytes_on_server(id, name) == noise(1 << 20), "{name}");
         }
-        drop(disk);
+    });
+}
+
+/// Runs a test with a state directory on a disk of its own, and a container.
+fn on_a_small_disk(size: &str, test: impl Fn(&Env, &str, &Path)) {
+    if is_missing("root, who alone can mount a small disk", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    on_openai(|env| {
+        let (id, state) = (env.container("c"), env.dir.path().join("state"));
+        let _disk = Tmpfs::mount(&state, size);
+        test(env, &id, &state);
     });
 }
 
@@ -182,13 +187,7 @@ impl Drop for Tmpfs<'_> {
 
 #[test]
 fn a_save_under_a_full_disk_is_sent_once_there_is_room() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
-    on_openai(|env| {
-        let id = env.container("c");
-        let state = env.dir.path().join("state");
-        let disk = Tmpfs::mount(&state, "4m");
+    on_a_small_disk("4m", |env, id, state| {
         let mount = env.mount(&[]);
         let filler = state.join("filler");
         assert!(fs::write(&filler, noise(5 << 20)).is_err(), "it fills the disk");
@@ -196,22 +195,15 @@ fn a_save_under_a_full_disk_is_sent_once_there_is_room() {
         assert_eq!(env.count(Upload), 0);
         fs::remove_file(filler).unwrap();
         assert_eq!(save(&mount.path("c/f"), &noise(100_000)), Ok(()));
-        assert!(env.bytes_on_server(&id, "f") == noise(100_000));
+        assert!(env.bytes_on_server(id, "f") == noise(100_000));
         assert_eq!(mount.unmount(env), (0, 0));
-        drop(disk);
     });
 }
 
 #[test]
 fn a_disk_that_fills_while_a_save_travels_leaves_one_version_in_the_end() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
-    on_openai(|env| {
-        let id = env.container("c");
-        env.store().put_upload(&id, "f", b"old");
-        let state = env.dir.path().join("state");
-        let disk = Tmpfs::mount(&state, "4m");
+    on_a_small_disk("4m", |env, id, state| {
+        env.store().put_upload(id, "f", b"old");
         let mount = env.mount(&["--write-back", "--write-back-delay", "10ms"]);
         assert_eq!(mount.names("c"), ["f"]);
         env.emulator.set_latency(Duration::from_secs(1));
@@ -221,12 +213,11 @@ fn a_disk_that_fills_while_a_save_travels_leaves_one_version_in_the_end() {
         let filler = state.join("filler");
         assert!(fs::write(&filler, noise(5 << 20)).is_err(), "it fills the disk");
         wait_until("it has arrived", || mount.log().contains("could not be written"));
-        assert_eq!(env.versions(&id, "f").len(), 2, "what could not be noted is not deleted");
+        assert_eq!(env.versions(id, "f").len(), 2, "what could not be noted is not deleted");
         fs::remove_file(filler).unwrap();
         env.emulator.set_latency(Duration::ZERO);
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.store().files(&id).len(), 1);
-        assert_eq!(env.bytes_on_server(&id, "f"), b"second");
-        drop(disk);
+        assert_eq!(env.bytes_on_server(id, "f"), b"second");
     });
 }
