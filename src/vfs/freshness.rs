@@ -36,20 +36,20 @@ pub(super) struct Refreshes {
     cursors: Mutex<LruCache<Which, Cursors>>,
 }
 
-/// Files that are made in one directory after the other.
+/// Files that are made in one directory, one soon after the other.
 #[derive(Default)]
 pub(super) struct Making {
-    directory: Option<Ino>,
+    last: Option<(Ino, Instant)>,
     files: u32,
 }
 
 impl Making {
-    /// One is made in `directory`. Returns whether more are expected there.
-    fn goes_on(&mut self, directory: Ino) -> bool {
-        if self.directory.replace(directory) != Some(directory) {
-            self.files = 0;
-        }
-        self.files = self.files.saturating_add(1);
+    /// One is made in `directory`, `soon` after the last if it belongs to the same run. Returns whether more are
+    /// expected.
+    fn goes_on(&mut self, directory: Ino, now: Instant, soon: Duration) -> bool {
+        let last = self.last.replace((directory, now));
+        let goes_on = last.is_some_and(|(of, at)| of == directory && now.duration_since(at) < soon);
+        self.files = if goes_on { self.files.saturating_add(1) } else { 1 };
         self.files >= A_RUN
     }
 }
@@ -139,7 +139,7 @@ impl Vfs {
 
     /// A file is made in `directory`: amid a run of them its lists are renewed in time.
     pub(super) fn makes_file(self: &Arc<Self>, state: &mut State, directory: Ino) {
-        if state.making.goes_on(directory) {
+        if state.making.goes_on(directory, Instant::now(), self.config.ttl) {
             self.renew_lists(state, directory);
         }
     }
@@ -306,4 +306,20 @@ fn note_unread(known: &mut bool, has_unread: bool, list: &str) {
         tracing::warn!(list, "the list holds items without an id, which cannot be shown");
     }
     *known = has_unread;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_made_now_and_then_are_no_run() {
+        let (mut making, begun, ttl) = (Making::default(), Instant::now(), Duration::from_secs(5));
+        let mut at = |seconds: u32, directory| {
+            making.goes_on(directory, begun + seconds * Duration::from_secs(1), ttl)
+        };
+        assert!((0..20).all(|time| !at(time * 6, ROOT)));
+        assert!((200..207).all(|time| !at(time, ROOT)) && at(207, ROOT) && at(208, ROOT));
+        assert!(!at(209, Ino(7)) && !at(210, ROOT), "in turn");
+    }
 }
