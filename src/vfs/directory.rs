@@ -46,6 +46,7 @@ impl Vfs {
             node.handles = node.handles.saturating_sub(1);
         }
         state.tree.reap(ino);
+        state.forget_shown(ino);
     }
 
     /// Entries of an open directory from `offset` on, each handed to `take` until it says that it is full. With

@@ -33,7 +33,8 @@ pub(super) struct Listing {
     generation: u64,
     /// In the order in which they are shown.
     pub(super) entries: Vec<(Arc<str>, Ino)>,
-    /// Whether the list tells every length. Where it doesn't, reading the directory is what has them asked for all at once.
+    /// Whether the list tells every length. Where it doesn't, reading the directory is what has them asked for all at
+    /// once.
     tells_lengths: bool,
 }
 
@@ -209,8 +210,8 @@ impl Vfs {
         }
     }
 
-    /// A directory that stays open may be read again from its start, of which nobody is told while there is a copy: it goes
-    /// when the list is too old.
+    /// A directory that stays open may be read again from its start, of which nobody is told while there is a copy:
+    /// it goes when the list is too old.
     fn drop_the_copy_in_time(self: &Arc<Self>, state: &mut State, handle: u64) {
         let Some(open) = state.directories.get(&handle) else { return };
         let Some(listed) = self.entries_listed(state, open.ino) else { return };
@@ -267,7 +268,8 @@ impl State {
         Some(open.ino)
     }
 
-    /// The kernel has forgotten an inode, and what it copied of it.
+    /// If the kernel has forgotten an inode, it has what it copied of it too. It may say so before it closes the last
+    /// handle.
     pub(super) fn forget_shown(&mut self, ino: Ino) {
         if self.tree.get(ino).is_none_or(|node| node.lookups == 0 && node.handles == 0) {
             self.shown.remove(&ino);
