@@ -93,8 +93,8 @@ fn foreign(program: &str) -> Command {
     command
 }
 
-/// With the cache that its manual advises for programs, and the times of S3, without which each file costs a HEAD. Uploads
-/// run behind; it is told to begin them at once.
+/// With the cache that its manual advises for programs, and the times of S3, without which each file costs a HEAD.
+/// Uploads run behind; it is told to begin them at once.
 fn rclone(server: &Server, s3: &S3, access: Access) -> Command {
     let mut command = foreign("rclone");
     command

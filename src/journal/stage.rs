@@ -203,9 +203,10 @@ impl Staging {
         self.note(durable, || Some(meta.clone())).map(|_| ())
     }
 
-    /// Writes `meta.json`, whole or not at all, with what `says` knows, and the bytes before it if it is to be durable. Nothing that is known when this begins is taken
-    /// back by a note of somebody else who began before; `says` is asked again if somebody who began later was faster.
-    /// Returns what was written, or `None` if there was nothing to say or the bytes have been discarded.
+    /// Writes `meta.json`, whole or not at all, with what `says` knows, and the bytes before it if it is to be
+    /// durable. Nothing that is known when this begins is taken back by a note of somebody else who began before;
+    /// `says` is asked again if somebody who began later was faster. Returns what was written, or `None` if there was
+    /// nothing to say or the bytes have been discarded.
     ///
     /// # Errors
     /// The disk's.

@@ -1,8 +1,9 @@
 //! Lays a fetched list over the tree.
 //!
-//! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag behind
-//! an upload (a version that was uploaded here stays until a list has shown it once), and it knows nothing of
-//! bytes that are still here (`held`). What it misses is not gone if it holds items that could not be read. Who has the bare name among several files of one path is decided here.
+//! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag behind an
+//! upload (a version that was uploaded here stays until a list has shown it once), and it knows nothing of bytes that
+//! are still here (`held`). What it misses is not gone if it holds items that could not be read. Who has the bare
+//! name among several files of one path is decided here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
