@@ -217,7 +217,7 @@ fn a_disk_that_fills_while_a_save_travels_leaves_one_version_in_the_end() {
         fs::remove_file(filler).unwrap();
         env.emulator.set_latency(Duration::ZERO);
         assert_eq!(mount.unmount(env), (0, 0));
-        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(env.store().files(id).len(), 1);
         assert_eq!(env.bytes_on_server(id, "f"), b"second");
     });
 }
