@@ -1,9 +1,9 @@
-//! Directories and files that belong to one user alone: state, cache, log and control socket; and the locks of mounts on
-//! them.
+//! Directories and files that belong to one user alone: state, cache, log and control socket; and the locks
+//! of mounts on them.
 //!
-//! What lies there is believed by the next mount and written by this one, so whoever could plant something in it could
-//! make us write elsewhere, or read a file to a server. Nothing is opened through a symbolic link, nothing that somebody
-//! else owns is used, and what is ours but open to others is closed.
+//! What lies there is believed by the next mount and written by this one, so whoever could plant something in
+//! it could make us write elsewhere, or read a file to a server. Nothing is opened through a symbolic link,
+//! nothing that somebody else owns is used, and what is ours but open to others is closed.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -26,7 +26,8 @@ const STICKY: u32 = 0o1000;
 
 /// A directory that a person named, in which ours lie; made, private, if it is missing.
 ///
-/// It may be reached through a symbolic link and others may read in it, but none of them may move what we make there.
+/// It may be reached through a symbolic link and others may read in it, but none of them may move what we
+/// make there.
 ///
 /// # Errors
 /// It cannot be made, or others have a say in it; the message tells what to do.
@@ -77,8 +78,8 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// Locks `file` against everybody else, if nobody has locked it; the lock falls when the last descriptor of this opening
-/// of it is closed. Returns whether it is ours.
+/// Locks `file` against everybody else, if nobody has locked it; the lock falls when the last descriptor of
+/// this opening of it is closed. Returns whether it is ours.
 ///
 /// # Errors
 /// The disk's.
@@ -110,9 +111,9 @@ pub fn may_speak(uid: u32) -> bool {
     uid == geteuid().as_raw() || uid == 0
 }
 
-/// Keeps the memory of this process, which may hold a key, out of core dumps and away from the debuggers of other
-/// processes of its user. Called before anything else; what is forked from here on inherits it, what is executed
-/// does not.
+/// Keeps the memory of this process, which may hold a key, out of core dumps and away from the debuggers of
+/// other processes of its user. Called before anything else; what is forked from here on inherits it, what is
+/// executed does not.
 pub fn keep_out_of_dumps() {
     // A kernel that pipes dumps to a program heeds this one alone.
     let _ = set_dumpable(false);

@@ -38,7 +38,8 @@ fn getattr(criterion: &mut Criterion, world: &World) {
     });
 }
 
-/// From opendir to releasedir, in as many calls as the kernel makes of it: some thirty entries fill a page of its.
+/// From opendir to releasedir, in as many calls as the kernel makes of it: some thirty entries fill a page of
+/// its.
 fn readdirplus(criterion: &mut Criterion, world: &World) {
     const ENTRIES_OF_A_CALL: usize = 30;
     let _entered = world.runtime.enter();

@@ -1,7 +1,8 @@
 //! `just hot`: how long the daemon's own work on a call takes, with no kernel and no network in the time.
 //!
-//! `cargo bench --bench hot -- [FILTER]`. What is measured is what a reader thread of the mount runs when memory has the
-//! answer, and what a fetched list costs once its pages have arrived. `cargo test --benches` runs each once.
+//! `cargo bench --bench hot -- [FILTER]`. What is measured is what a reader thread of the mount runs when
+//! memory has the answer, and what a fetched list costs once its pages have arrived. `cargo test --benches`
+//! runs each once.
 #![allow(clippy::unwrap_used)]
 
 mod calls;

@@ -15,7 +15,8 @@ use crate::report::{Beside, Taken};
 use crate::s3::S3;
 use crate::tasks::{self, LINK, millis};
 
-/// From so many milliseconds on a task has fewer files: what goes one request after the other would take minutes.
+/// From so many milliseconds on a task has fewer files: what goes one request after the other would take
+/// minutes.
 const SLOW: u64 = 500;
 
 /// What is served.

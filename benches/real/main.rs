@@ -1,9 +1,10 @@
-//! `just bench`: real mounts against the emulator at 0, 50 and 500 ms a request, next to other ways to the same bytes.
+//! `just bench`: real mounts against the emulator at 0, 50 and 500 ms a request, next to other ways to the
+//! same bytes.
 //!
 //! `cargo bench --bench real -- [FILTER…] [--runs N] [--latency MS,…] [--write]`. Ratios within one run mean
-//! something on any machine, times do not. Each row is measured several times; the best pair counts, the middle one
-//! is told beside it. Rows whose keys begin with `beside` do one task by containerfs, curl, rclone and s3fs, at the
-//! latencies that are asked for; `beside` alone means them all.
+//! something on any machine, times do not. Each row is measured several times; the best pair counts, the
+//! middle one is told beside it. Rows whose keys begin with `beside` do one task by containerfs, curl, rclone
+//! and s3fs, at the latencies that are asked for; `beside` alone means them all.
 
 mod beside;
 mod chart;

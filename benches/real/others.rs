@@ -1,4 +1,5 @@
-//! Others than ours: rclone and s3fs, mounts of the bucket, with the flags that their manuals advise; and curl.
+//! Others than ours: rclone and s3fs, mounts of the bucket, with the flags that their manuals advise; and
+//! curl.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -93,8 +94,8 @@ fn foreign(program: &str) -> Command {
     command
 }
 
-/// With the cache that its manual advises for programs, and the times of S3, without which each file costs a HEAD.
-/// Uploads run behind; it is told to begin them at once.
+/// With the cache that its manual advises for programs, and the times of S3, without which each file costs a
+/// HEAD. Uploads run behind; it is told to begin them at once.
 fn rclone(server: &Server, s3: &S3, access: Access) -> Command {
     let mut command = foreign("rclone");
     command

@@ -1,7 +1,8 @@
 //! The files of a container once more, as a bucket: any signature is good.
 //!
-//! Mounts that speak S3 read the same bytes from it after the same latency and over a link of the same width, and
-//! write files of one part. It gives a thousand names a page, as S3 does, where the Containers API gives a hundred.
+//! Mounts that speak S3 read the same bytes from it after the same latency and over a link of the same width,
+//! and write files of one part. It gives a thousand names a page, as S3 does, where the Containers API gives
+//! a hundred.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

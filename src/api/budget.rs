@@ -1,8 +1,8 @@
 //! The time that one call of the kernel may spend on requests that come to nothing.
 //!
-//! A call may need several requests; if each waited for its own deadline in vain, the caller would wait for the sum. What
-//! gets somewhere gives its time back: a directory of a thousand files is renamed however long it takes, and a server
-//! that hangs is noticed once. So does waiting for a connection.
+//! A call may need several requests; if each waited for its own deadline in vain, the caller would wait for
+//! the sum. What gets somewhere gives its time back: a directory of a thousand files is renamed however long
+//! it takes, and a server that hangs is noticed once. So does waiting for a connection.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -178,7 +178,8 @@ impl Client {
         self.0.transport.limited_at().map(tokio::time::Instant::into_std)
     }
 
-    /// What the server's clock showed in its last reply, and what ours showed then. A `Date` has whole seconds.
+    /// What the server's clock showed in its last reply, and what ours showed then. A `Date` has whole
+    /// seconds.
     pub fn clocks(&self) -> Option<(SystemTime, SystemTime)> {
         self.0.transport.clocks()
     }
@@ -239,8 +240,8 @@ impl Client {
         self.upload_watched(container, filename, body, Arc::default()).await
     }
 
-    /// Uploads a file; `sent` tells how many bytes of the present attempt have gone out, a few hundred of the form
-    /// around the file included.
+    /// Uploads a file; `sent` tells how many bytes of the present attempt have gone out, a few hundred of the
+    /// form around the file included.
     ///
     /// # Errors
     /// The server's; `may_have_happened` tells whether it may be there all the same.
@@ -334,8 +335,8 @@ impl Client {
         Ok(self.live_containers(&mut Cursors::default()).await?.items)
     }
 
-    /// Every container that may be live, newest first; `cursors` are those of the last such list. Of the others only
-    /// some are told: what has expired stays expired.
+    /// Every container that may be live, newest first; `cursors` are those of the last such list. Of the
+    /// others only some are told: what has expired stays expired.
     ///
     /// # Errors
     /// The server's.
@@ -344,8 +345,8 @@ impl Client {
         paging::walk("list containers", cursors, list).await
     }
 
-    /// Every file of a container, newest first; `cursors` are those of the last such list, or none. A list of at most
-    /// a hundred is one request.
+    /// Every file of a container, newest first; `cursors` are those of the last such list, or none. A list of
+    /// at most a hundred is one request.
     ///
     /// # Errors
     /// The server's.
@@ -389,8 +390,8 @@ impl Client {
         if told.is_error() {
             return Err(told.into_error(operation));
         }
-        // Other servers answer a delete with nothing (API.md "Wire"). A page that a proxy puts in between says nothing of
-        // the file, which would be taken for deleted.
+        // Other servers answer a delete with nothing (API.md "Wire"). A page that a proxy puts in between
+        // says nothing of the file, which would be taken for deleted.
         let nothing = matches!(body.trim_ascii(), b"" | b"{}" | b"null");
         if nothing || serde_json::from_slice::<Deleted>(&body).is_ok_and(|deleted| deleted.says_so()) {
             return Ok(body);

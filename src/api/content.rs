@@ -85,8 +85,8 @@ impl Content {
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
-    /// `CutBody` if the connection breaks or the body is not as long as its header said, `Timeout` if less than
-    /// 1 KiB/s moves. Only the time spent waiting here counts.
+    /// `CutBody` if the connection breaks or the body is not as long as its header said, `Timeout` if less
+    /// than 1 KiB/s moves. Only the time spent waiting here counts.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         let begun = Instant::now();
         let left = self.window.saturating_sub(self.waited);

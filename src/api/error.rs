@@ -1,5 +1,5 @@
-//! What went wrong with a call, decided where it went wrong: what kind, whether it may be repeated, and whether
-//! it may have happened all the same.
+//! What went wrong with a call, decided where it went wrong: what kind, whether it may be repeated, and
+//! whether it may have happened all the same.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! How many transfers go on at once, and who is next.
 //!
-//! The number adapts: a 429, or answers that take far longer than they did, make it smaller by a part, every answer
-//! makes it a little larger again, up to `--max-connections`. One connection is kept for programs that wait; what
-//! waits long becomes more urgent, so that nobody waits for ever.
+//! The number adapts: a 429, or answers that take far longer than they did, make it smaller by a part, every
+//! answer makes it a little larger again, up to `--max-connections`. One connection is kept for programs that
+//! wait; what waits long becomes more urgent, so that nobody waits for ever.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,8 @@ const SHRINKS_EVERY: Duration = Duration::from_secs(1);
 const AFTER_429: f64 = 0.6;
 const AFTER_DELAY: f64 = 0.8;
 
-/// An answer is late if it takes this many times as long as the fastest ones of the last while, and [`LATE`] more.
+/// An answer is late if it takes this many times as long as the fastest ones of the last while, and [`LATE`]
+/// more.
 const SLOWDOWN: u32 = 4;
 const LATE: Duration = Duration::from_millis(500);
 

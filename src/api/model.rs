@@ -146,9 +146,10 @@ impl Deleted {
 
 /// One page of a list.
 ///
-/// One bad item takes no other from a user. What is wrong in an item but its id is left out, as if the server had not
-/// told it: the item is there, and can be fetched and deleted. An item without a readable id can't be named to the
-/// server, and so not be shown; it is counted, so that nobody takes a list that misses it for whole.
+/// One bad item takes no other from a user. What is wrong in an item but its id is left out, as if the server
+/// had not told it: the item is there, and can be fetched and deleted. An item without a readable id can't be
+/// named to the server, and so not be shown; it is counted, so that nobody takes a list that misses it for
+/// whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(from = "RawPage", bound(deserialize = "T: DeserializeOwned"))]
 pub struct Page<T> {
@@ -205,8 +206,8 @@ fn salvaged<T: DeserializeOwned>(item: &str) -> Option<T> {
     with_id(&right.collect())
 }
 
-/// JSON that names a half of a surrogate pair alone, which is no character: what Python makes of a filename that is no
-/// UTF-8.
+/// JSON that names a half of a surrogate pair alone, which is no character: what Python makes of a filename
+/// that is no UTF-8.
 fn without_lone_surrogates(json: &str) -> String {
     let half = |text: &str| {
         let digits = text.strip_prefix("\\u")?.get(..4)?;
@@ -257,7 +258,8 @@ pub struct ListParams {
     pub name: Option<String>,
 }
 
-/// What a new container may reach, as the API takes it. Its `domain_secrets` are secrets, and nothing prints it.
+/// What a new container may reach, as the API takes it. Its `domain_secrets` are secrets, and nothing prints
+/// it.
 #[derive(Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct NetworkPolicy(pub serde_json::Value);

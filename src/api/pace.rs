@@ -1,8 +1,8 @@
 //! How fast an upload goes, and how much longer it may take once its last byte has been handed over.
 //!
-//! Buffers on the way (the kernel's, the server's) take the first bytes of a body at once, and the rest as fast as the
-//! slowest part of the way. Once everything has been handed over nobody sees it move, and what the buffers hold still
-//! has to go at that pace.
+//! Buffers on the way (the kernel's, the server's) take the first bytes of a body at once, and the rest as
+//! fast as the slowest part of the way. Once everything has been handed over nobody sees it move, and what
+//! the buffers hold still has to go at that pace.
 
 use std::time::Duration;
 
@@ -29,8 +29,9 @@ impl Pace {
         self.0.push((elapsed, sent));
     }
 
-    /// How long the buffers may take for the rest, when all of `length` bytes had been handed over after `elapsed`: as
-    /// long again as that took, and longer if the second half of that time was slower than the first.
+    /// How long the buffers may take for the rest, when all of `length` bytes had been handed over after
+    /// `elapsed`: as long again as that took, and longer if the second half of that time was slower than
+    /// the first.
     pub(super) fn rest(&self, elapsed: Duration, length: u64) -> Duration {
         let halfway = self.0.iter().rev().find(|(at, _)| *at <= elapsed / 2);
         let (at, sent) = halfway.copied().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Whole lists. Long ones are walked from both ends at once, until the ends overlap; again, from the places that the
-//! last walk remembered, all at once.
+//! Whole lists. Long ones are walked from both ends at once, until the ends overlap; again, from the places
+//! that the last walk remembered, all at once.
 
 use std::collections::HashSet;
 
@@ -11,8 +11,8 @@ use crate::api::model::{Container, File, ListParams, Order, Page};
 /// Items of a page: the most that the API gives.
 const PAGE: u32 = 100;
 
-/// Items from one cursor to the next. Less than a page, so that each part shows the cursor with which the next begins
-/// and a little of what follows, also when a few items are new.
+/// Items from one cursor to the next. Less than a page, so that each part shows the cursor with which the
+/// next begins and a little of what follows, also when a few items are new.
 const PART: usize = 95;
 
 /// A whole list, newest first.
@@ -136,8 +136,8 @@ impl<T: Item> End<T> {
     }
 }
 
-/// Walks a list, newest first, without what is settled as far as `cursors` from the last walk tell; changes them into
-/// those for the next.
+/// Walks a list, newest first, without what is settled as far as `cursors` from the last walk tell; changes
+/// them into those for the next.
 pub(super) async fn walk<T: Item, Fetch>(
     operation: &'static str,
     cursors: &mut Cursors,

@@ -1,8 +1,8 @@
 //! The connections to the server, and others once these are silent.
 //!
-//! A connection that a network has forgotten (a laptop that slept, a router that restarted) says nothing for ever, and
-//! over HTTP/2 it is the only one: each request would wait for its deadline in vain. So when an answer stays away,
-//! the requests that follow go over new connections; those under way keep theirs.
+//! A connection that a network has forgotten (a laptop that slept, a router that restarted) says nothing for
+//! ever, and over HTTP/2 it is the only one: each request would wait for its deadline in vain. So when an
+//! answer stays away, the requests that follow go over new connections; those under way keep theirs.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -76,8 +76,8 @@ impl Pool {
     }
 }
 
-/// Whether the server says that it has done nothing with a request, over HTTP/2: it refused it, or was about to close
-/// the connection when the request came (RFC 9113, 6.8 and 8.7).
+/// Whether the server says that it has done nothing with a request, over HTTP/2: it refused it, or was about
+/// to close the connection when the request came (RFC 9113, 6.8 and 8.7).
 pub(super) fn is_refused(error: &reqwest::Error) -> bool {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = at {

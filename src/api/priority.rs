@@ -1,7 +1,7 @@
 //! What comes first when not everything can be sent at once.
 //!
-//! A program that waits comes before what is fetched ahead for it, and both before uploads that nobody waits for
-//! (DESIGN §7). Whoever spawns a request inherits the urgency of the scope that it stands in.
+//! A program that waits comes before what is fetched ahead for it, and both before uploads that nobody waits
+//! for (DESIGN §7). Whoever spawns a request inherits the urgency of the scope that it stands in.
 
 use std::sync::Arc;
 

@@ -135,7 +135,8 @@ async fn a_list_that_was_walked_is_walked_again_from_everywhere_at_once() {
     let listed = client.all_files(&container, &mut cursors).await.unwrap().items;
     let delete = |file: &File| store.delete_file(&id, file.id.as_str());
     let (in_a_part, at_a_cursor) = (listed[300].clone(), listed[2 * 95 - 1].clone());
-    // Nothing new; a few; more than a page; some gone; a cursor gone, which makes one plain walk; then as before.
+    // Nothing new; a few; more than a page; some gone; a cursor gone, which makes one plain walk; then as
+    // before.
     let again = [
         (0, None, 11),
         (3, None, 11),

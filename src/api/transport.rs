@@ -50,7 +50,8 @@ pub(super) enum Payload {
     File {
         filename: String,
         body: UploadBody,
-        /// Counts the bytes of the present attempt, the form around them included, for whoever shows progress.
+        /// Counts the bytes of the present attempt, the form around them included, for whoever shows
+        /// progress.
         sent: Arc<AtomicU64>,
     },
 }
@@ -186,8 +187,8 @@ impl Transport {
         }
     }
 
-    /// Sends a call whose reply is a file, or a part of it. A reply that stays away within the deadline is an error; how
-    /// long the body takes is the reader's business.
+    /// Sends a call whose reply is a file, or a part of it. A reply that stays away within the deadline is an
+    /// error; how long the body takes is the reader's business.
     pub(super) async fn open(&self, call: &Call, part: &Part, priority: &Priority) -> Result<Reply> {
         let permit = self.turn(&self.transfers, priority).await;
         let begun = Instant::now();
@@ -347,8 +348,8 @@ impl Transport {
         }
     }
 
-    /// Waits while bytes go out. After the last one as long as the buffers on the way may take for the rest, and one
-    /// window.
+    /// Waits while bytes go out. After the last one as long as the buffers on the way may take for the rest,
+    /// and one window.
     async fn while_it_moves<T>(
         &self,
         deadline: Instant,

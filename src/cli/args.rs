@@ -197,8 +197,8 @@ pub struct Mount {
     /// Do not fetch files before they are read.
     #[arg(long)]
     pub no_prefetch: bool,
-    /// Keep containers from expiring whose files were looked at here, by a request at half of their life: they are
-    /// billed while they live.
+    /// Keep containers from expiring whose files were looked at here, by a request at half of their life:
+    /// they are billed while they live.
     #[arg(long)]
     pub keep_alive: bool,
     /// Longest wait for an answer of the server.
@@ -223,7 +223,8 @@ pub struct Mount {
     /// What `mount` shows as the source.
     #[arg(long, hide = true)]
     pub source: Option<String>,
-    /// Options as mount(8) writes them: any flag above by its long name, ro, rw; those of mount itself are ignored.
+    /// Options as mount(8) writes them: any flag above by its long name, ro, rw; those of mount itself are
+    /// ignored.
     #[arg(short = 'o', value_name = "a,b=c")]
     pub options: Vec<String>,
 }
@@ -253,7 +254,8 @@ pub enum Pending {
         #[arg(long)]
         json: bool,
     },
-    /// Send again: at once where it is mounted, else by the next mount. Bytes that were never closed need their id.
+    /// Send again: at once where it is mounted, else by the next mount. Bytes that were never closed need
+    /// their id.
     Retry {
         /// Where to look.
         #[command(flatten)]
@@ -350,7 +352,8 @@ pub struct Emulator {
     /// The real service with its quirks, or a plain server.
     #[arg(long, default_value = "openai")]
     pub profile: Profile,
-    /// Change one thing in which servers differ: upload-prefix=false, delete-list-lag=5s, long-ids; may be repeated.
+    /// Change one thing in which servers differ: upload-prefix=false, delete-list-lag=5s, long-ids; may be
+    /// repeated.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = quirk)]
     pub quirk: Vec<String>,
     /// Begin with the sample containers of `mount --demo`.

@@ -11,8 +11,8 @@ use clap_mangen::Man;
 use crate::cli::args::{self, Cli, Completions};
 use crate::cli::output;
 
-/// Bash takes a colon for the end of a word, and some of our commands have one: this puts the words together again
-/// before the generated function sees them, and takes off what bash already has of the answers.
+/// Bash takes a colon for the end of a word, and some of our commands have one: this puts the words together
+/// again before the generated function sees them, and takes off what bash already has of the answers.
 const BASH_COLONS: &str = r#"
 _containerfs_whole_words() {
     local line="${COMP_LINE:0:COMP_POINT}" cur prev at

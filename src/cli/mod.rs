@@ -65,8 +65,8 @@ pub enum Refused {
     Flags(clap::Error),
 }
 
-/// What a command line means, with the environment and the configuration file; also, whether the API key is a flag of
-/// either, and not of the environment.
+/// What a command line means, with the environment and the configuration file; also, whether the API key is a
+/// flag of either, and not of the environment.
 ///
 /// # Errors
 /// It means nothing, or asks for help.
@@ -80,7 +80,8 @@ pub fn parse(typed: Vec<OsString>) -> Result<(Cli, bool), Refused> {
     parsed.map_err(|error| Refused::Flags(with_plain_usage(error, &meant)))
 }
 
-/// The usage of the command that was called. What the environment gives counts as typed for clap, and would stand in it.
+/// The usage of the command that was called. What the environment gives counts as typed for clap, and would
+/// stand in it.
 fn with_plain_usage(mut error: clap::Error, meant: &[OsString]) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     if error.get(ContextKind::Usage).is_some() {

@@ -1,4 +1,5 @@
-//! `containerfs mount`: checks everything that can be checked on the caller's terminal, then starts the daemon.
+//! `containerfs mount`: checks everything that can be checked on the caller's terminal, then starts the
+//! daemon.
 
 use std::fs;
 use std::io;

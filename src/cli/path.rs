@@ -1,4 +1,5 @@
-//! `containerfs path`: where the model finds a file that is shown, and where a file is shown that the model names.
+//! `containerfs path`: where the model finds a file that is shown, and where a file is shown that the model
+//! names.
 
 use std::fs;
 use std::io;

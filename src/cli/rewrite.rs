@@ -1,4 +1,5 @@
-//! What was typed, into what is meant: the fstab form, `-o` options and the configuration file all become flags.
+//! What was typed, into what is meant: the fstab form, `-o` options and the configuration file all become
+//! flags.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -130,8 +131,8 @@ fn flags_of(options: &str) -> Vec<OsString> {
     flags
 }
 
-/// Puts the flags of the configuration file in, before those that were typed; a flag whose environment variable is
-/// set stays out. `meant` has been through [`command_line`].
+/// Puts the flags of the configuration file in, before those that were typed; a flag whose environment
+/// variable is set stays out. `meant` has been through [`command_line`].
 ///
 /// # Errors
 /// The file cannot be read or is not TOML, has an unknown flag, or lacks the profile.

@@ -96,8 +96,8 @@ pub(super) fn to_stdout(
     }
 }
 
-/// Writes the content of a file to `path`: to a temporary name beside it, which becomes `path` when every byte is
-/// there. What is no ordinary file (`/dev/null`, a pipe) is written to as it is.
+/// Writes the content of a file to `path`: to a temporary name beside it, which becomes `path` when every
+/// byte is there. What is no ordinary file (`/dev/null`, a pipe) is written to as it is.
 ///
 /// # Errors
 /// The server's, or the disk's; what was at `path` before stays then.

@@ -1,10 +1,11 @@
 //! The cache of whole files: all of it on disk, hot small files in memory too.
 //!
-//! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its bytes. It is
-//! written under a temporary name and renamed when whole, and its checksum, of its key too, is checked the first time
-//! that a mount finds it, so a torn write or another's name is a miss and never a wrong byte. Least recently used
-//! entries go first; an open one stays readable, because its descriptor outlives its name. What a model wrote is kept
-//! in a directory of this mount's own and never trusted across mounts (DESIGN §3).
+//! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its
+//! bytes. It is written under a temporary name and renamed when whole, and its checksum, of its key too, is
+//! checked the first time that a mount finds it, so a torn write or another's name is a miss and never a
+//! wrong byte. Least recently used entries go first; an open one stays readable, because its descriptor
+//! outlives its name. What a model wrote is kept in a directory of this mount's own and never trusted across
+//! mounts (DESIGN §3).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -45,7 +46,8 @@ impl Key {
     }
 }
 
-/// Finds torn writes, faster than bytes arrive; nobody is kept from forging it, who could as well forge the bytes.
+/// Finds torn writes, faster than bytes arrive; nobody is kept from forging it, who could as well forge the
+/// bytes.
 #[derive(Clone)]
 pub struct Checksum(Xxh3);
 
@@ -375,7 +377,8 @@ fn parsed(name: &str) -> Option<(&str, u64, &str)> {
     (is_hex(hash) && is_hex(sum)).then_some((hash, len.parse().ok()?, sum))
 }
 
-/// Entries that earlier mounts left, least recently used first; torn ones and broken temporary files are removed.
+/// Entries that earlier mounts left, least recently used first; torn ones and broken temporary files are
+/// removed.
 fn found_on_disk(dir: &Path) -> io::Result<Vec<(String, Entry)>> {
     let mut found = Vec::new();
     for item in fs::read_dir(dir)? {

@@ -1,10 +1,10 @@
 //! One download a file, however many read it; a reader gets its bytes as they arrive.
 //!
 //! A flight writes into a temporary file of the cache and tells how far it is; readers wait for their range
-//! only. A body that is cut is taken up again where it broke, by range where the server offers ranges, else from
-//! the start with the known part discarded. When the last reader goes away, a flight that is long to go is
-//! cancelled. If the disk is full the rest is kept in memory: a read never fails because the cache cannot be
-//! written.
+//! only. A body that is cut is taken up again where it broke, by range where the server offers ranges, else
+//! from the start with the known part discarded. When the last reader goes away, a flight that is long to go
+//! is cancelled. If the disk is full the rest is kept in memory: a read never fails because the cache cannot
+//! be written.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -477,7 +477,8 @@ impl Task {
             let (written, wanted) = (self.written, &self.flight.wanted);
             self.flight.progress.send_if_modified(|progress| {
                 progress.written = written;
-                // Whoever wants something after this look looks at the progress itself, under the lock that is held here.
+                // Whoever wants something after this look looks at the progress itself, under the lock that
+                // is held here.
                 let nearest = wanted.load(Ordering::Acquire);
                 let due = written >= nearest || progress.total == Some(written);
                 if due {

@@ -1,8 +1,8 @@
 //! Parts of a large file that are read before their turn: fetched by range where the server offers ranges.
 //!
-//! A program that seeks far ahead in a file (a table's footer, an archive's directory) doesn't wait for everything
-//! before. Pieces go into the same file as the download from the start, which goes on and ends with every byte.
-//! Whatever fails here is no failure: the download gets there in the end.
+//! A program that seeks far ahead in a file (a table's footer, an archive's directory) doesn't wait for
+//! everything before. Pieces go into the same file as the download from the start, which goes on and ends
+//! with every byte. Whatever fails here is no failure: the download gets there in the end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,8 +17,8 @@ use crate::api::{Client, ContainerId, FileId};
 /// Bytes of a piece.
 const PIECE: u64 = 1 << 20;
 
-/// A read that begins this far behind what has been asked for is a seek; nearer ones are the kernel's reading ahead,
-/// whose windows of 4 MiB come two at a time and not always in order.
+/// A read that begins this far behind what has been asked for is a seek; nearer ones are the kernel's reading
+/// ahead, whose windows of 4 MiB come two at a time and not always in order.
 const FAR: u64 = 12 << 20;
 
 /// Pieces under way at once.
@@ -75,8 +75,8 @@ impl Pieces {
         true
     }
 
-    /// A program waits for `range` of a file of `total` bytes, of which `written` are here. Returns the pieces to be
-    /// fetched, which count as coming from now on.
+    /// A program waits for `range` of a file of `total` bytes, of which `written` are here. Returns the
+    /// pieces to be fetched, which count as coming from now on.
     pub(super) fn wanted(&self, range: &Range<u64>, written: u64, total: u64) -> Vec<u64> {
         let mut state = self.lock();
         if !state.offered || range.start <= state.asked.max(written).saturating_add(FAR) {

@@ -1,8 +1,9 @@
 //! Reading ahead across the files of a directory.
 //!
-//! `cp -r`, `grep -r`, `tar` and `cat *` open one small file after the other, in the order of the directory. Once two
-//! have been opened in that order the next ones are fetched at once, in a window that doubles while it is right and
-//! shuts when it is not. A tool that has just gone through one directory in order is taken at its word in the next.
+//! `cp -r`, `grep -r`, `tar` and `cat *` open one small file after the other, in the order of the directory.
+//! Once two have been opened in that order the next ones are fetched at once, in a window that doubles while
+//! it is right and shuts when it is not. A tool that has just gone through one directory in order is taken at
+//! its word in the next.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ pub const NEAR: usize = 4;
 /// The window that opens with the second file.
 const FIRST_WINDOW: usize = 16;
 
-/// Files that are fetched ahead at most: four times the default number of connections, so that all of them go on
-/// while the reader waits for something else.
+/// Files that are fetched ahead at most: four times the default number of connections, so that all of them go
+/// on while the reader waits for something else.
 const LAST_WINDOW: usize = 128;
 
 /// Directories whose order is remembered.
@@ -68,9 +69,10 @@ impl Prefetch {
         self.runs.peek(&directory).map(|run| run.last)
     }
 
-    /// A file was opened for reading. `step` tells how many places it comes after the last one in the order of the
-    /// directory, if soon, `leads` whether it is among the first of it. Returns what to look at beyond what has been
-    /// looked at already, so that a file costs the same whatever the window; `None` if nothing is to be fetched.
+    /// A file was opened for reading. `step` tells how many places it comes after the last one in the order
+    /// of the directory, if soon, `leads` whether it is among the first of it. Returns what to look at
+    /// beyond what has been looked at already, so that a file costs the same whatever the window; `None`
+    /// if nothing is to be fetched.
     pub fn opened(
         &mut self,
         directory: u64,

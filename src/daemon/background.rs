@@ -1,7 +1,7 @@
 //! Going to the background, while the caller's terminal still learns how the start went.
 //!
-//! The process forks before it has a thread. The child reports through a pipe; the parent waits for the report,
-//! prints an error if it is one, and ends with its code.
+//! The process forks before it has a thread. The child reports through a pipe; the parent waits for the
+//! report, prints an error if it is one, and ends with its code.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,8 +1,8 @@
 //! The socket through which `unmount` and `status` speak with a mount: one JSON object a line.
 //!
-//! It lies in a directory that only its user can enter, under a name made of the mount's device number, so that
-//! whoever sees the mount can find it. Both sides ask the kernel who the other one is: its user and root are heard and
-//! believed, nobody else.
+//! It lies in a directory that only its user can enter, under a name made of the mount's device number, so
+//! that whoever sees the mount can find it. Both sides ask the kernel who the other one is: its user and root
+//! are heard and believed, nobody else.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -94,8 +94,8 @@ pub struct UnmountRequest {
     pub left: oneshot::Sender<Vec<Left>>,
 }
 
-/// The socket; removed when this value goes, which should be before the mount does: its device number may be another
-/// mount's at once.
+/// The socket; removed when this value goes, which should be before the mount does: its device number may be
+/// another mount's at once.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
@@ -189,7 +189,8 @@ async fn answer(
                 }
             };
             tell(&mut writer, &Answer::Done(left)).await?;
-            // The connection stays open until the process is gone: that is what the other side waits for, if it does.
+            // The connection stays open until the process is gone: that is what the other side waits for, if
+            // it does.
             tokio::io::copy(&mut reader, &mut tokio::io::sink()).await.map(|_| ())
         }
     }

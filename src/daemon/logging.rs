@@ -38,8 +38,9 @@ pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
     Ok(())
 }
 
-/// A bare level is ours: what the libraries below have to say of every connection drowns it. A filter is taken as it
-/// is, but for one library that tells every refused certificate again, which is an error of ours already.
+/// A bare level is ours: what the libraries below have to say of every connection drowns it. A filter is
+/// taken as it is, but for one library that tells every refused certificate again, which is an error of ours
+/// already.
 fn directives(filter: &str) -> String {
     const TOLD_ALREADY: &str = "rustls_platform_verifier=off";
     let level: Option<LevelFilter> = filter.trim().parse().ok();

@@ -1,5 +1,5 @@
-//! Metrics for Prometheus, at `--metrics-listen`: what happens is counted where it happens, what is there is read from
-//! the status when somebody asks.
+//! Metrics for Prometheus, at `--metrics-listen`: what happens is counted where it happens, what is there is
+//! read from the status when somebody asks.
 
 use std::io;
 use std::net::SocketAddr;

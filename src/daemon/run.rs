@@ -169,7 +169,8 @@ impl Mounted {
         left
     }
 
-    /// In the foreground somebody may watch, and wonder why it does not end. In the background nobody hears it.
+    /// In the foreground somebody may watch, and wonder why it does not end. In the background nobody hears
+    /// it.
     fn tell_what_waits(&self) {
         let waiting = self.vfs.progress();
         if waiting.files_left > 0 && self.demo.is_none() {

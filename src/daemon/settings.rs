@@ -29,8 +29,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A demo's cache, state and log go into a directory of its own, which goes when what is returned does. Not to be
-    /// called before the fork: both sides would remove it.
+    /// A demo's cache, state and log go into a directory of its own, which goes when what is returned does.
+    /// Not to be called before the fork: both sides would remove it.
     ///
     /// # Errors
     /// There is no place for temporary directories.

@@ -1,4 +1,5 @@
-//! The admin route, for tests in other languages and for demonstrations: faults, latency, the log, and the model's hands.
+//! The admin route, for tests in other languages and for demonstrations: faults, latency, the log, and the
+//! model's hands.
 //!
 //! | request | what it does |
 //! |---|---|

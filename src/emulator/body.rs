@@ -9,7 +9,8 @@ use super::error::ApiError;
 /// JSON larger than this is no parameter list; inline skills are the largest part of one.
 const MAX_JSON: usize = 32 * 1024 * 1024;
 
-/// Reads a body to its end and forgets it, so that a client that is still sending sees the reply, not a reset.
+/// Reads a body to its end and forgets it, so that a client that is still sending sees the reply, not a
+/// reset.
 pub(crate) async fn drain(body: Body) {
     let mut chunks = body.into_data_stream();
     while let Some(Ok(_)) = chunks.next().await {}

@@ -1,7 +1,7 @@
 //! Failures on request: which request is to fail, and how.
 //!
-//! A rule waits for requests that match it, lets `skip` of them pass, and then spoils `times` of them. Rules are tried in
-//! the order of their injection; one request meets at most one fault.
+//! A rule waits for requests that match it, lets `skip` of them pass, and then spoils `times` of them. Rules
+//! are tried in the order of their injection; one request meets at most one fault.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,8 @@ pub enum Fault {
         /// After so many bytes.
         after: u64,
     },
-    /// The reply's body is 4096 bytes longer than the file; its `Content-Length` tells the length that is sent.
+    /// The reply's body is 4096 bytes longer than the file; its `Content-Length` tells the length that is
+    /// sent.
     LongBody,
     /// 200 with an HTML page, as captive portals send, and nothing is done.
     Html200,

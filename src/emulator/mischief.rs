@@ -24,7 +24,8 @@ const SURPLUS: usize = 4096;
 /// Filler is sent in pieces of this size.
 const PIECE: usize = 64 * 1024;
 
-/// A body cut off at once would take the bytes before the cut with it: they are still in the server's buffers.
+/// A body cut off at once would take the bytes before the cut with it: they are still in the server's
+/// buffers.
 const BEFORE_THE_CUT: Duration = Duration::from_millis(30);
 
 /// What a fault leaves to do.

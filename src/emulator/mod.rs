@@ -1,9 +1,9 @@
 //! The API as a server.
 //!
-//! For users without a key, for tests, and for other people's clients: the nine operations with strict parameters, the real
-//! service's errors, ids, order and quirks. What is unknown of the real service is a switch of [`Quirks`], because a client
-//! must be right both ways. A test plays the model through [`Store`], spoils requests through [`Faults`], and counts them in
-//! [`Emulator::requests`].
+//! For users without a key, for tests, and for other people's clients: the nine operations with strict
+//! parameters, the real service's errors, ids, order and quirks. What is unknown of the real service is a
+//! switch of [`Quirks`], because a client must be right both ways. A test plays the model through [`Store`],
+//! spoils requests through [`Faults`], and counts them in [`Emulator::requests`].
 //!
 //! | file | what it is for |
 //! |---|---|
@@ -63,7 +63,8 @@ pub struct Config {
     pub profile: Profile,
     /// What the server does where servers differ.
     pub quirks: Quirks,
-    /// Where data outlives the server; none is a temporary directory, removed at the end. Two servers must not share one.
+    /// Where data outlives the server; none is a temporary directory, removed at the end. Two servers must
+    /// not share one.
     pub data_dir: Option<PathBuf>,
     /// The one good key; with none any bearer is good, and still none at all is 401.
     pub api_key: Option<SecretString>,

@@ -1,7 +1,7 @@
 //! Lists: the strict query, and one page of an ordered collection.
 //!
-//! Items are ordered by a sequence number, not by `created_at`, whose resolution of one second would leave the order of a
-//! burst open.
+//! Items are ordered by a sequence number, not by `created_at`, whose resolution of one second would leave
+//! the order of a burst open.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

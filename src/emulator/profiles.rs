@@ -1,8 +1,8 @@
 //! Which server to be.
 //!
-//! A profile is a set of [`Quirks`]: `openai` does what the real service is seen to do, `plain` is a server without
-//! surprises. Each quirk is a public field, because what nobody knows about the real service must be tried both ways, and a
-//! switch of the command line (`switches`).
+//! A profile is a set of [`Quirks`]: `openai` does what the real service is seen to do, `plain` is a server
+//! without surprises. Each quirk is a public field, because what nobody knows about the real service must be
+//! tried both ways, and a switch of the command line (`switches`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -58,7 +58,8 @@ pub enum ReplaceByName {
 /// Every behaviour in which servers of this API differ, or may.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quirks {
-    /// An upload of `x.txt` lands at `/mnt/data/<32 hex>-x.txt`; the same name and bytes give the same prefix.
+    /// An upload of `x.txt` lands at `/mnt/data/<32 hex>-x.txt`; the same name and bytes give the same
+    /// prefix.
     pub upload_prefix: bool,
     /// Slashes in an upload's filename make directories; otherwise only what follows the last one counts.
     pub keep_slashes: bool,

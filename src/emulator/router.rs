@@ -1,7 +1,7 @@
 //! One request: its operation found, noted, spoiled if a rule says so, its key checked, carried out.
 //!
-//! Routes are matched by hand and not by a router: faults and the log must know the operation before anything is done, and
-//! nine patterns are a page of code.
+//! Routes are matched by hand and not by a router: faults and the log must know the operation before anything
+//! is done, and nine patterns are a page of code.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! What the server holds: containers, files and their bytes.
 //!
-//! Records are in memory, behind one mutex that is held for a map's work and one short write; bytes are on disk, except small
-//! ones of a temporary store. The handlers use the operations of `store::operations`, which fail as the API fails. What is
-//! public here are the hands of a test: it plays the model, looks at what really is there, and moves the clock.
+//! Records are in memory, behind one mutex that is held for a map's work and one short write; bytes are on
+//! disk, except small ones of a temporary store. The handlers use the operations of `store::operations`,
+//! which fail as the API fails. What is public here are the hands of a test: it plays the model, looks at
+//! what really is there, and moves the clock.
 
 mod disk;
 mod operations;

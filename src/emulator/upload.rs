@@ -1,7 +1,7 @@
 //! The upload: multipart or by a file's id.
 //!
-//! The body goes through memory in chunks. What is wrong with an upload is told after its last byte was read: a client that is
-//! still sending would see a broken pipe in place of the reply.
+//! The body goes through memory in chunks. What is wrong with an upload is told after its last byte was read:
+//! a client that is still sending would see a broken pipe in place of the reply.
 
 use axum::Json;
 use axum::body::Body;
@@ -124,8 +124,8 @@ fn malformed(error: &MultipartError) -> ApiError {
 
 /// The `filename` of a Content-Disposition.
 ///
-/// Some clients escape a quote with a backslash, browsers do not escape the backslash: one before the last quote belongs to
-/// the name. Text inside another parameter's quotes is no parameter.
+/// Some clients escape a quote with a backslash, browsers do not escape the backslash: one before the last
+/// quote belongs to the name. Text inside another parameter's quotes is no parameter.
 fn filename(header: &[u8]) -> Option<String> {
     let header = String::from_utf8_lossy(header);
     let mut rest = header.split_once(';')?.1;

@@ -1,7 +1,7 @@
 //! The callbacks: a span, one call into the filesystem, the reply.
 //!
-//! What memory can answer is answered on the reader thread; everything else goes to the runtime together with its
-//! reply. RELEASE is answered at once: the kernel lets nobody wait for it, and would count it against the
+//! What memory can answer is answered on the reader thread; everything else goes to the runtime together with
+//! its reply. RELEASE is answered at once: the kernel lets nobody wait for it, and would count it against the
 //! background requests of the mount.
 
 use std::ffi::OsStr;
@@ -119,7 +119,8 @@ fn created((entry, opened): (Entry, Opened), reply: ReplyCreate) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without ATOMIC_O_TRUNC an open with O_TRUNC sends a SETATTR that looks like truncate(2), a save of its own.
+        // Without ATOMIC_O_TRUNC an open with O_TRUNC sends a SETATTR that looks like truncate(2), a save of
+        // its own.
         let required = InitFlags::FUSE_ATOMIC_O_TRUNC;
         if config.add_capabilities(required).is_err() {
             return Err(io::Error::other(

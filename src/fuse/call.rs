@@ -1,4 +1,5 @@
-//! One request of the kernel from its arrival to its answer: its span, its line in the log, its place in the metrics.
+//! One request of the kernel from its arrival to its answer: its span, its line in the log, its place in the
+//! metrics.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -24,8 +24,8 @@ use crate::vfs::Vfs;
 /// Threads that read requests and answer from memory.
 const READER_THREADS: usize = 3;
 
-/// Read-ahead of a file that is read in order, in KiB: some of the largest requests, so that the next is on its way
-/// while one is being answered.
+/// Read-ahead of a file that is read in order, in KiB: some of the largest requests, so that the next is on
+/// its way while one is being answered.
 const READ_AHEAD_KIB: u32 = 4096;
 
 /// How it is mounted.
@@ -84,8 +84,8 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
     Ok(Session { mountpoint: mountpoint.to_owned(), device: entry.device, ended })
 }
 
-/// Mounts without help, which takes root. `fuser` would give the mount a type that nobody knows it by, and unmount
-/// whatever lies at the path by then.
+/// Mounts without help, which takes root. `fuser` would give the mount a type that nobody knows it by, and
+/// unmount whatever lies at the path by then.
 fn by_kernel(mountpoint: &Path, options: &Options) -> nix::Result<OwnedFd> {
     let connection = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut data = format!(
@@ -111,8 +111,8 @@ fn by_kernel(mountpoint: &Path, options: &Options) -> nix::Result<OwnedFd> {
     Ok(connection)
 }
 
-/// Raises what the kernel reads ahead of a program, which it grants to root alone, and to nobody in the handshake: with
-/// its 128 KiB a large file comes in many small requests, each of which somebody waits for.
+/// Raises what the kernel reads ahead of a program, which it grants to root alone, and to nobody in the
+/// handshake: with its 128 KiB a large file comes in many small requests, each of which somebody waits for.
 fn read_ahead((major, minor): (u32, u32)) {
     let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = fs::write(&setting, READ_AHEAD_KIB.to_string()) {

@@ -64,13 +64,15 @@ pub fn around(path: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Whether `path` is a mountpoint whose filesystem has died.
 pub fn is_stale(path: &Path) -> bool {
-    // For a while the kernel still has the attributes of a root that is dead; what statfs(2) tells it asks each time.
+    // For a while the kernel still has the attributes of a root that is dead; what statfs(2) tells it asks
+    // each time.
     let is_dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
     fs::symlink_metadata(path).is_err_and(is_dead)
         || nix::sys::statfs::statfs(path).is_err_and(|errno| is_dead(errno.into()))
 }
 
-/// Takes dead containerfs mounts away from `path`, which need not be canonical. Returns whether there was one.
+/// Takes dead containerfs mounts away from `path`, which need not be canonical. Returns whether there was
+/// one.
 ///
 /// # Errors
 /// What is dead there is not ours, or cannot be unmounted.

@@ -1,11 +1,12 @@
 //! Tells the kernel what to ask for again.
 //!
-//! Only attributes, which takes no lock in the kernel, and the copied entries of directories. Their pages the kernel
-//! locks while it hands an entry to a program, which waits for us only if it reads a directory into memory that is
-//! mapped from a file of the same mount; then this thread waits too, and nobody waits for it. The other notifications
-//! wait for the lock of a directory or for a page, and whoever holds it may be waiting for us; a daemon that is killed
-//! while it waits there keeps its connection open, so that neither it nor the others ever end. What has lost its name
-//! answers ESTALE when it is asked for its attributes, upon which the kernel looks the name up again.
+//! Only attributes, which takes no lock in the kernel, and the copied entries of directories. Their pages the
+//! kernel locks while it hands an entry to a program, which waits for us only if it reads a directory into
+//! memory that is mapped from a file of the same mount; then this thread waits too, and nobody waits for it.
+//! The other notifications wait for the lock of a directory or for a page, and whoever holds it may be
+//! waiting for us; a daemon that is killed while it waits there keeps its connection open, so that neither it
+//! nor the others ever end. What has lost its name answers ESTALE when it is asked for its attributes, upon
+//! which the kernel looks the name up again.
 
 use std::thread;
 

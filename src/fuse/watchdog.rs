@@ -1,11 +1,13 @@
 //! Ends a mount whose daemon is stuck, so that nobody waits for ever.
 //!
-//! Every request has a deadline, but deadlines are kept by the runtime: if all of its threads hang (in a disk that does
-//! not answer, say), or somebody keeps the lock of the tree, none of them comes, and a process that waits in the kernel
-//! cannot even be killed. So a thread of its own asks the runtime for a sign of life while a request is open. A request
-//! alone, however long it takes, proves nothing: a transfer may take for ever as long as bytes move.
+//! Every request has a deadline, but deadlines are kept by the runtime: if all of its threads hang (in a disk
+//! that does not answer, say), or somebody keeps the lock of the tree, none of them comes, and a process that
+//! waits in the kernel cannot even be killed. So a thread of its own asks the runtime for a sign of life
+//! while a request is open. A request alone, however long it takes, proves nothing: a transfer may take for
+//! ever as long as bytes move.
 //!
-//! Nothing here takes a lock or logs before the kernel has let the callers go: what is stuck may be the log. While no request is open the thread is parked, and an idle mount wakes nobody.
+//! Nothing here takes a lock or logs before the kernel has let the callers go: what is stuck may be the log.
+//! While no request is open the thread is parked, and an idle mount wakes nobody.
 
 use std::fs;
 use std::io;
@@ -23,8 +25,8 @@ use crate::vfs::Vfs;
 /// How often a sign of life is looked for while a request is open.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What a runtime in good health may take at most, beside twice the longest wait of a request: a disk that writes back
-/// what it has put off, or a machine that swaps, is slow and not stuck.
+/// What a runtime in good health may take at most, beside twice the longest wait of a request: a disk that
+/// writes back what it has put off, or a machine that swaps, is slow and not stuck.
 const SLACK: Duration = Duration::from_secs(10);
 
 /// How long telling of it may take.
@@ -110,8 +112,8 @@ impl Watchdog {
     }
 }
 
-/// A runtime in good health beats within milliseconds, for none of its threads waits for the network. Twice `timeout`
-/// lets every deadline that can still come do so first.
+/// A runtime in good health beats within milliseconds, for none of its threads waits for the network. Twice
+/// `timeout` lets every deadline that can still come do so first.
 fn patience(timeout: Duration) -> Duration {
     timeout.saturating_mul(2).saturating_add(SLACK)
 }
@@ -124,8 +126,8 @@ enum Tick {
     Stuck,
 }
 
-/// Signs of life. Silence is counted in ticks that were slept through, not in time: a process that was stopped, or whose
-/// machine was asleep, has not been silent meanwhile.
+/// Signs of life. Silence is counted in ticks that were slept through, not in time: a process that was
+/// stopped, or whose machine was asleep, has not been silent meanwhile.
 #[derive(Debug)]
 struct Pulse {
     asked: u64,
@@ -149,10 +151,11 @@ impl Pulse {
     }
 }
 
-/// Lets everybody go, tells, and ends the process: its journal is another mount's to take over, which finds in it
-/// whatever was acknowledged.
+/// Lets everybody go, tells, and ends the process: its journal is another mount's to take over, which finds
+/// in it whatever was acknowledged.
 fn end(watched: &Watched, silence: Duration) -> ! {
-    // First of all, because a thread that hangs in a disk keeps a killed process, and with it the connection, alive.
+    // First of all, because a thread that hangs in a disk keeps a killed process, and with it the connection,
+    // alive.
     let connection = format!("/sys/fs/fuse/connections/{}/abort", watched.device.1);
     let aborted = fs::write(&connection, "1").map(|()| "its connection was aborted");
     let what = aborted.unwrap_or("its end closes the connection");

@@ -1,7 +1,7 @@
 //! The journal of one mount: a directory of its own in the state directory, held by a lock.
 //!
-//! In it each staging file and each intent has a numbered directory. A mount that starts takes over the journals that
-//! nobody locks.
+//! In it each staging file and each intent has a numbered directory. A mount that starts takes over the
+//! journals that nobody locks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -103,8 +103,8 @@ impl Journal {
         adopted
     }
 
-    /// Tells mounts that start from now on that this one is ending: what it has comes to the server before they
-    /// look.
+    /// Tells mounts that start from now on that this one is ending: what it has comes to the server before
+    /// they look.
     pub fn begin_draining(&self) {
         let mut options = OpenOptions::new();
         if let Err(error) = private::open(&self.own.join(DRAINING), options.write(true).create(true)) {
@@ -133,8 +133,9 @@ pub enum Adopted {
 }
 
 impl Adopted {
-    /// Nothing if the mount died before it had written down what it was about to do. What is there and cannot be read,
-    /// for whatever reason, stays where it is: a newer version, a person or a better day may read it.
+    /// Nothing if the mount died before it had written down what it was about to do. What is there and cannot
+    /// be read, for whatever reason, stays where it is: a newer version, a person or a better day may
+    /// read it.
     fn open(slot: PathBuf) -> io::Result<Option<Self>> {
         if slot.join("data").symlink_metadata().is_ok() {
             return Staging::reopen(slot).map(Self::Staging).map(Some);

@@ -1,8 +1,8 @@
 //! What is going to be done to the server, written down before it begins and struck out when it is done.
 //!
-//! An upload and the replacement of a version have their intent beside the bytes, in `meta.json`; everything else is
-//! here. An intent that is still there when a mount starts belongs to one that died on the way, and is taken up
-//! again.
+//! An upload and the replacement of a version have their intent beside the bytes, in `meta.json`; everything
+//! else is here. An intent that is still there when a mount starts belongs to one that died on the way, and
+//! is taken up again.
 
 use std::fs;
 use std::io;
@@ -49,8 +49,8 @@ pub enum Intent {
         #[serde(deserialize_with = "random_name")]
         base: String,
     },
-    /// A POST whose answer was lost, and whose bytes nobody wants any more: what it made is deleted once a list
-    /// shows it.
+    /// A POST whose answer was lost, and whose bytes nobody wants any more: what it made is deleted once a
+    /// list shows it.
     Forget {
         /// Where it went.
         container: ContainerId,
@@ -61,8 +61,8 @@ pub enum Intent {
     },
 }
 
-/// Reads the name of a probe. What bears it is deleted, so that no other is believed: a short one is the end of many
-/// names, and an empty one of all.
+/// Reads the name of a probe. What bears it is deleted, so that no other is believed: a short one is the end
+/// of many names, and an empty one of all.
 fn random_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;
     let is_random = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());

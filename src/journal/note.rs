@@ -26,8 +26,8 @@ pub(super) fn write(dir: &Path, name: &str, value: &impl Serialize, durable: boo
     Ok(())
 }
 
-/// Writes `name` in `dir` durably, of something that `first` makes durable. The note is there only when that is done;
-/// both are done at the same time, which a disk makes one of.
+/// Writes `name` in `dir` durably, of something that `first` makes durable. The note is there only when that
+/// is done; both are done at the same time, which a disk makes one of.
 ///
 /// # Errors
 /// The disk's, or those of `first`, and then there is no new note.

@@ -1,5 +1,5 @@
-//! Names of what tools write beside the file that a user edits. Such files stay here, or are sent only if they are
-//! still there after a while.
+//! Names of what tools write beside the file that a user edits. Such files stay here, or are sent only if
+//! they are still there after a while.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 

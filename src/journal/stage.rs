@@ -1,8 +1,8 @@
 //! Staging files: where a file lives between its first write and its upload.
 //!
-//! A staging file has a directory of its own in the journal of its mount: the bytes in `data`, and beside them
-//! `meta.json`, which a person who has lost everything else can read. A directory whose `meta.json` doesn't say
-//! `closed` belongs to a writer that never closed.
+//! A staging file has a directory of its own in the journal of its mount: the bytes in `data`, and beside
+//! them `meta.json`, which a person who has lost everything else can read. A directory whose `meta.json`
+//! doesn't say `closed` belongs to a writer that never closed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -203,10 +203,10 @@ impl Staging {
         self.note(durable, || Some(meta.clone())).map(|_| ())
     }
 
-    /// Writes `meta.json`, whole or not at all, with what `says` knows, and the bytes before it if it is to be
-    /// durable. Nothing that is known when this begins is taken back by a note of somebody else who began before;
-    /// `says` is asked again if somebody who began later was faster. Returns what was written, or `None` if there was
-    /// nothing to say or the bytes have been discarded.
+    /// Writes `meta.json`, whole or not at all, with what `says` knows, and the bytes before it if it is to
+    /// be durable. Nothing that is known when this begins is taken back by a note of somebody else who
+    /// began before; `says` is asked again if somebody who began later was faster. Returns what was
+    /// written, or `None` if there was nothing to say or the bytes have been discarded.
     ///
     /// # Errors
     /// The disk's.
@@ -249,7 +249,8 @@ impl Staging {
         Ok(hex::encode(digest.finalize()))
     }
 
-    /// Takes the promise back: these bytes are on the server, and changes of them are nobody's until the next close.
+    /// Takes the promise back: these bytes are on the server, and changes of them are nobody's until the next
+    /// close.
     pub fn retract(&self) {
         let Some(mut meta) = self.meta() else { return };
         (meta.closed, meta.reason, meta.shelved) = (false, None, None);

@@ -1,7 +1,7 @@
 //! The steps of an intent, at each of which a test can kill the process.
 //!
-//! Between two steps lies one thing that outlives the process: a note on disk, or a request to the server. In builds
-//! without the failpoints of the crate `fail` there is nothing here.
+//! Between two steps lies one thing that outlives the process: a note on disk, or a request to the server. In
+//! builds without the failpoints of the crate `fail` there is nothing here.
 
 /// The name of the failpoint, for `FAILPOINTS`.
 pub const FAILPOINT: &str = "step";

@@ -1,8 +1,8 @@
 //! The tree of what is seen: inodes, their names and their kinds.
 //!
-//! The tree knows nothing of freshness or of the network. An inode stands for one file object through its saves
-//! and renames here; a version that came from elsewhere is another inode, so that the kernel's pages of two
-//! versions never meet. Numbers are never used twice within a mount.
+//! The tree knows nothing of freshness or of the network. An inode stands for one file object through its
+//! saves and renames here; a version that came from elsewhere is another inode, so that the kernel's pages of
+//! two versions never meet. Numbers are never used twice within a mount.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

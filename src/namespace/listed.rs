@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// When a list was asked for, which decides what it can know, and when it came, from which on it ages: one that takes
-/// longer than it may be old would be too old for everybody.
+/// When a list was asked for, which decides what it can know, and when it came, from which on it ages: one
+/// that takes longer than it may be old would be too old for everybody.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed {
     /// When it was asked for.

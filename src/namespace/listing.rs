@@ -1,9 +1,9 @@
 //! Lays a fetched list over the tree.
 //!
-//! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag behind an
-//! upload (a version that was uploaded here stays until a list has shown it once), and it knows nothing of bytes that
-//! are still here (`held`). What it misses is not gone if it holds items that could not be read. Who has the bare
-//! name among several files of one path is decided here.
+//! What a list says is right but for three things: it may lag behind a deletion (tombstones), it may lag
+//! behind an upload (a version that was uploaded here stays until a list has shown it once), and it knows
+//! nothing of bytes that are still here (`held`). What it misses is not gone if it holds items that could not
+//! be read. Who has the bare name among several files of one path is decided here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use crate::namespace::records::{ContainerRecords, Records};
 /// What a list changed.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Inodes whose name is no more, or means another one. New names are not told: the kernel remembers an absence no
-    /// longer than the list that told it.
+    /// Inodes whose name is no more, or means another one. New names are not told: the kernel remembers an
+    /// absence no longer than the list that told it.
     pub displaced: Vec<Ino>,
-    /// Versions that a list does not show and that may be there all the same; the caller asks for them by id.
+    /// Versions that a list does not show and that may be there all the same; the caller asks for them by
+    /// id.
     pub missing: Vec<(Ino, FileId)>,
     /// Files whose length the service has not told.
     pub unsized_files: Vec<Ino>,
@@ -87,7 +88,8 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     changes
 }
 
-/// Lays a list of files, newest first, over a container. Saves under way will replace the versions `replaced`.
+/// Lays a list of files, newest first, over a container. Saves under way will replace the versions
+/// `replaced`.
 pub fn apply_files(
     tree: &mut Tree,
     container: Ino,
@@ -192,7 +194,8 @@ pub fn made_up(name: &str, id: &str, free: impl Fn(&str) -> bool) -> String {
         .expect("there are more tags than a list has files")
 }
 
-/// Whether a version was uploaded here after the list was asked for, which may know the one before under the same id.
+/// Whether a version was uploaded here after the list was asked for, which may know the one before under the
+/// same id.
 fn landed_since(shown: &FileNode, started: Instant) -> bool {
     shown.size_is_ours && shown.size.is_some_and(|(_, landed)| landed >= started)
 }
@@ -300,8 +303,8 @@ fn settle_directories(
     }
 }
 
-/// Takes files out of the way that are shown elsewhere from now on, so that two can swap names, and out of directories
-/// that go. Returns where they belong.
+/// Takes files out of the way that are shown elsewhere from now on, so that two can swap names, and out of
+/// directories that go. Returns where they belong.
 fn set_aside(
     tree: &mut Tree,
     container: Ino,

@@ -1,9 +1,9 @@
 //! Server paths to shown names, inodes, listings and their freshness.
 //!
-//! [`names`] turns what a server calls a file into what a person sees, and back. [`inode`] is the tree of what
-//! is seen. [`listing`] lays a fetched list over that tree. [`records`] is what this machine remembers of files
-//! that the service has no field for: the name that was asked for, times, modes, directories, tombstones.
-//! [`listed`] is how old a list is.
+//! [`names`] turns what a server calls a file into what a person sees, and back. [`inode`] is the tree of
+//! what is seen. [`listing`] lays a fetched list over that tree. [`records`] is what this machine remembers
+//! of files that the service has no field for: the name that was asked for, times, modes, directories,
+//! tombstones. [`listed`] is how old a list is.
 
 mod compact;
 pub mod inode;

@@ -15,8 +15,8 @@ pub const NAME_MAX: usize = 255;
 /// The longest path below a container, in bytes: what Linux takes in one call (`PATH_MAX`, with its NUL).
 pub const PATH_MAX: usize = 4095;
 
-/// The most components of a path below a container. Each is a directory that is kept in memory, and a server could name
-/// thousands in one path.
+/// The most components of a path below a container. Each is a directory that is kept in memory, and a server
+/// could name thousands in one path.
 pub const DEPTH_MAX: usize = 128;
 
 /// Where the model's files are; hidden in shown paths.
@@ -77,8 +77,8 @@ pub fn components(path: &str) -> Vec<String> {
     bounded(path.split('/'), path)
 }
 
-/// Reads a path below a container that was written down here. A file in the state directory may be torn, or somebody
-/// else's: what no mount would have written is made safe as a server's paths are.
+/// Reads a path below a container that was written down here. A file in the state directory may be torn, or
+/// somebody else's: what no mount would have written is made safe as a server's paths are.
 ///
 /// # Errors
 /// It is no string.
@@ -211,7 +211,8 @@ fn is_safe(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains('/') && !part.chars().any(is_control)
 }
 
-/// Control characters of ASCII and Unicode, and the invisible ones that reorder or break a line on a terminal.
+/// Control characters of ASCII and Unicode, and the invisible ones that reorder or break a line on a
+/// terminal.
 pub fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')

@@ -1,10 +1,10 @@
 //! What this machine remembers of files, because the service has no field for it.
 //!
 //! The name that an upload was asked for under, times and modes that were set here, directories that hold
-//! nothing, what was deleted here, and whether the server keeps directories. One JSON line a fact is appended to
-//! `records.jsonl` in the state directory of the account; the last line about a thing wins. Appending is what
-//! lets several mounts of one account share the file; each holds a shared lock, so that who is alone can tell it and
-//! write the file anew with what still counts ([`compact`]).
+//! nothing, what was deleted here, and whether the server keeps directories. One JSON line a fact is appended
+//! to `records.jsonl` in the state directory of the account; the last line about a thing wins. Appending is
+//! what lets several mounts of one account share the file; each holds a shared lock, so that who is alone can
+//! tell it and write the file anew with what still counts ([`compact`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -88,7 +88,8 @@ pub struct ContainerRecords {
     pub tombstones: HashSet<FileId>,
     /// Directories made or used here, as paths below the container.
     pub directories: BTreeSet<String>,
-    /// Attributes of directories that were set here, by path below the container; the container's own path is empty.
+    /// Attributes of directories that were set here, by path below the container; the container's own path
+    /// is empty.
     pub directory_attributes: HashMap<String, Attributes>,
 }
 
@@ -201,7 +202,8 @@ impl Records {
         self.note(Fact::Deleted { container: container.clone(), id: id.clone() });
     }
 
-    /// Remembers that a server gave the id of a file that was deleted here to a new one. Returns whether it did.
+    /// Remembers that a server gave the id of a file that was deleted here to a new one. Returns whether it
+    /// did.
     pub fn unbury(&mut self, container: &ContainerId, id: &FileId) -> bool {
         let buried = self.is_buried(container, id);
         if buried {

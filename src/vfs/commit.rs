@@ -22,8 +22,8 @@ use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Writer};
 use crate::vfs::{Error, Result, Vfs, attr};
 
-/// Files up to this many bytes are compared with the server's version even if that must be fetched: a download
-/// that saves an upload and a second version.
+/// Files up to this many bytes are compared with the server's version even if that must be fetched: a
+/// download that saves an upload and a second version.
 const WORTH_COMPARING: u64 = 16 << 20;
 
 /// Where a save goes.
@@ -36,8 +36,8 @@ pub(super) struct Destination {
 }
 
 impl Vfs {
-    /// Saves a file: at once, or with `--write-back` once its bytes are durable here. An empty file is sent after
-    /// its last close only.
+    /// Saves a file: at once, or with `--write-back` once its bytes are durable here. An empty file is sent
+    /// after its last close only.
     ///
     /// # Errors
     /// The outcome of the upload; `EIO` and the like leave the bytes pending.
@@ -311,8 +311,8 @@ impl Vfs {
         Ok(ours)
     }
 
-    /// Whether the version that the writer saw is still there and has these very bytes, by a list fetched after the
-    /// open.
+    /// Whether the version that the writer saw is still there and has these very bytes, by a list fetched
+    /// after the open.
     async fn is_what_the_server_has(
         self: &Arc<Self>,
         ino: Ino,
@@ -392,8 +392,8 @@ impl Vfs {
         })
     }
 
-    /// The filename that an upload of `path` is sent under. A path with directories needs to know what the server
-    /// does to them, which a probe finds out once: a user's bytes are never the probe.
+    /// The filename that an upload of `path` is sent under. A path with directories needs to know what the
+    /// server does to them, which a probe finds out once: a user's bytes are never the probe.
     ///
     /// # Errors
     /// The server's, of the probe.

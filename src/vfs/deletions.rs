@@ -14,7 +14,8 @@ use crate::vfs::{Error, Result, State, Vfs};
 pub(super) struct Unwanted {
     pub(super) container: ContainerId,
     pub(super) ids: Vec<FileId>,
-    /// The path below the container that an unlink has freed: the next file of that name waits for the deletion.
+    /// The path below the container that an unlink has freed: the next file of that name waits for the
+    /// deletion.
     path: Option<String>,
     /// Held while it is tried.
     turn: Arc<Mutex<()>>,
@@ -33,8 +34,8 @@ impl Vfs {
         Ok(Unwanted::new(container.clone(), ids, noted))
     }
 
-    /// Versions that a newer one has replaced are shown no more. Said under the lock under which they lose their place:
-    /// a list that came in between would show them beside their successor.
+    /// Versions that a newer one has replaced are shown no more. Said under the lock under which they lose
+    /// their place: a list that came in between would show them beside their successor.
     pub(super) fn bury_replaced(&self, state: &mut State, container: &ContainerId, ids: &[FileId]) {
         if !self.config.no_delete {
             ids.iter().for_each(|id| state.records.bury(container, id));
@@ -59,7 +60,8 @@ impl Vfs {
         self.delete(Unwanted::new(container.clone(), vec![id.clone()], None)).await;
     }
 
-    /// Deletes buried versions. Those that cannot be deleted now are, when the mount ends or the next one begins.
+    /// Deletes buried versions. Those that cannot be deleted now are, when the mount ends or the next one
+    /// begins.
     pub(super) async fn delete(&self, unwanted: impl Into<Arc<Unwanted>>) {
         let unwanted = unwanted.into();
         let turn = unwanted.turn.clone().lock_owned().await;
@@ -114,8 +116,8 @@ impl Vfs {
         }
     }
 
-    /// Waits for deletions under way of what was unlinked at `path`: a server that replaces by name may give the same
-    /// id to what is sent now, and a deletion that is tried again would hit it.
+    /// Waits for deletions under way of what was unlinked at `path`: a server that replaces by name may give
+    /// the same id to what is sent now, and a deletion that is tried again would hit it.
     pub(super) async fn deleted_before(&self, container: &ContainerId, path: &str) {
         let of_path = |unwanted: &&Arc<Unwanted>| {
             unwanted.container == *container && unwanted.path.as_deref() == Some(path)

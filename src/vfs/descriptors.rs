@@ -22,8 +22,8 @@ pub(super) fn holds(process: u32, mount: u64, ino: u64) -> bool {
     })
 }
 
-/// Whether a process that `process` has started, or one that such a one has, holds the inode: it may have inherited
-/// the descriptor.
+/// Whether a process that `process` has started, or one that such a one has, holds the inode: it may have
+/// inherited the descriptor.
 pub(super) fn descendants_hold(process: u32, mount: u64, ino: u64) -> bool {
     let mut left = DESCENDANTS;
     let mut parents = vec![process];

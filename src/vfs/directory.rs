@@ -49,8 +49,8 @@ impl Vfs {
         state.forget_shown(ino);
     }
 
-    /// Entries of an open directory from `offset` on, each handed to `take` until it says that it is full. With
-    /// `plus`, the kernel keeps a reference to each.
+    /// Entries of an open directory from `offset` on, each handed to `take` until it says that it is full.
+    /// With `plus`, the kernel keeps a reference to each.
     ///
     /// # Errors
     /// The server's, if a list must be fetched.

@@ -24,9 +24,9 @@ pub struct Left {
 }
 
 impl Vfs {
-    /// Refuses new changes and sends everything that is not on the server yet, for at most `within`. What is open,
-    /// dirty or unreleased counts as closed: the kernel drops releases at an unmount. Returns what is left; its
-    /// bytes are durable in the journal.
+    /// Refuses new changes and sends everything that is not on the server yet, for at most `within`. What is
+    /// open, dirty or unreleased counts as closed: the kernel drops releases at an unmount. Returns what
+    /// is left; its bytes are durable in the journal.
     pub async fn drain(self: &Arc<Self>, within: Duration) -> Vec<Left> {
         self.stop();
         let deadline = Instant::now() + within;

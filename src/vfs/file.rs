@@ -67,7 +67,8 @@ impl Vfs {
         let mut guard = self.state();
         let state = &mut *guard;
         let node = state.tree.get(ino);
-        // Taken away between the kernel's lookup and this, with its bytes: told so, the kernel looks the name up again.
+        // Taken away between the kernel's lookup and this, with its bytes: told so, the kernel looks the name
+        // up again.
         let is_gone = node.is_none_or(|node| !node.linked && node.handles == 0);
         let refused = match node.map(|node| &node.kind) {
             Some(Kind::File(_)) if is_gone => Some(libc::ESTALE),
@@ -123,7 +124,8 @@ impl Vfs {
     /// Creates and opens a file; it is on the server after its last close.
     ///
     /// # Errors
-    /// `EPERM` in the root, `EINVAL` for a name that the service cannot hold, `ENAMETOOLONG`, `EEXIST` with `O_EXCL`.
+    /// `EPERM` in the root, `EINVAL` for a name that the service cannot hold, `ENAMETOOLONG`, `EEXIST` with
+    /// `O_EXCL`.
     pub async fn create(
         self: &Arc<Self>,
         parent: Ino,
@@ -275,8 +277,8 @@ impl Vfs {
         matches!(self.dirty_handle(handle), Ok(None))
     }
 
-    /// Whether a close by `thread` ends the writing: it is the opener's process, which has no other descriptor
-    /// of the file, and no other process that wrote has one either.
+    /// Whether a close by `thread` ends the writing: it is the opener's process, which has no other
+    /// descriptor of the file, and no other process that wrote has one either.
     fn is_the_save(&self, ino: Ino, handle: &Handle, thread: u32) -> bool {
         let process = descriptors::process_of(thread);
         if process != handle.opener {
@@ -294,8 +296,8 @@ impl Vfs {
         !others.into_iter().any(|other| descriptors::holds(other, mount, ino.0))
     }
 
-    /// Whether a file in which nothing is yet was handed to a child: `open` and `fork` and `close`, as a shell does
-    /// for `command > file`.
+    /// Whether a file in which nothing is yet was handed to a child: `open` and `fork` and `close`, as a
+    /// shell does for `command > file`.
     fn is_handed_on_empty(&self, ino: Ino, handle: &Handle) -> bool {
         let empty = self.state().local_len(ino) == Some(0);
         let Some(&mount) = self.mount_id.get().filter(|_| empty) else { return false };

@@ -44,8 +44,8 @@ pub(super) struct Making {
 }
 
 impl Making {
-    /// One is made in `directory`, `soon` after the last if it belongs to the same run. Returns whether more are
-    /// expected.
+    /// One is made in `directory`, `soon` after the last if it belongs to the same run. Returns whether more
+    /// are expected.
     fn goes_on(&mut self, directory: Ino, now: Instant, soon: Duration) -> bool {
         let last = self.last.replace((directory, now));
         let goes_on = last.is_some_and(|(of, at)| of == directory && now.duration_since(at) < soon);
@@ -144,8 +144,8 @@ impl Vfs {
         }
     }
 
-    /// Files are being read or made one after the other: fetches their lists anew before they are too old, so that nobody
-    /// has to wait for one amid the run.
+    /// Files are being read or made one after the other: fetches their lists anew before they are too old, so
+    /// that nobody has to wait for one amid the run.
     pub(super) fn renew_lists(self: &Arc<Self>, state: &mut State, ino: Ino) {
         let files = state.tree.container_of(ino).and_then(|ino| state.tree.container(ino));
         let files = files.map(|container| (Some(container.container.id.clone()), container.listed));
@@ -205,7 +205,8 @@ impl Vfs {
         }
     }
 
-    /// Whether a list is young enough for who has `asked` then: even a TTL of nothing is kept by a later list.
+    /// Whether a list is young enough for who has `asked` then: even a TTL of nothing is kept by a later
+    /// list.
     fn is_listed(&self, which: &Which, since: Option<Instant>, asked: Instant) -> bool {
         let state = self.state();
         let listed = match which {
@@ -283,7 +284,8 @@ impl Vfs {
         }
     }
 
-    /// A version that a list does not show and that may be there all the same: gone only if its id answers 404.
+    /// A version that a list does not show and that may be there all the same: gone only if its id answers
+    /// 404.
     async fn check_missing(self: Arc<Self>, ino: Ino, container: &ContainerId, id: &crate::api::FileId) {
         let Err(error) = self.client.retrieve_file(container, id).await else { return };
         if !Error::from(error).is_gone() {

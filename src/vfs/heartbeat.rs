@@ -15,8 +15,8 @@ impl Vfs {
     }
 }
 
-/// A place where a test can stop a thread of the runtime. In builds without the failpoints of the crate `fail` there is
-/// nothing here.
+/// A place where a test can stop a thread of the runtime. In builds without the failpoints of the crate
+/// `fail` there is nothing here.
 pub(super) fn on_a_thread() {
     fail::fail_point!(STUCK_THREAD);
 }

@@ -1,8 +1,9 @@
 //! With `--keep-alive`: the containers that are used here do not expire while they are mounted.
 //!
-//! A container dies when nothing has been asked of it for as long as its `expires_after` says, at most 20 minutes
-//! (API.md "Time and money"). Any request counts as use, so one cheap GET at half of that time is enough. It is the
-//! user's choice, because a container is billed while it lives; one that was merely shown is left to die.
+//! A container dies when nothing has been asked of it for as long as its `expires_after` says, at most 20
+//! minutes (API.md "Time and money"). Any request counts as use, so one cheap GET at half of that time is
+//! enough. It is the user's choice, because a container is billed while it lives; one that was merely shown
+//! is left to die.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -28,7 +29,8 @@ impl Asked {
         last + life(container) / 2
     }
 
-    /// The GET came to nothing: the next one is due after an eighth of the life, so that there are several more.
+    /// The GET came to nothing: the next one is due after an eighth of the life, so that there are several
+    /// more.
     fn failed(&mut self, container: &Container, now: Instant) {
         let life = life(container);
         let earlier = now.checked_sub(life / 2 - life / 8).unwrap_or(now);

@@ -20,8 +20,8 @@ pub struct Located {
 }
 
 impl Vfs {
-    /// Where the file is shown that a model finds at `path`, in each container that has been listed. Asks the server
-    /// nothing.
+    /// Where the file is shown that a model finds at `path`, in each container that has been listed. Asks the
+    /// server nothing.
     pub fn locate(&self, path: &str) -> Vec<Located> {
         let state = self.state();
         let mut found: Vec<Located> = state
@@ -50,7 +50,8 @@ impl State {
         self.below(self.tree.file(ino).map(|file| file.container), self.tree.path(ino))
     }
 
-    /// The path below the mountpoint of what lies at `path` in a container; one that is not shown here goes by its id.
+    /// The path below the mountpoint of what lies at `path` in a container; one that is not shown here goes
+    /// by its id.
     pub(super) fn shown_in(&self, container: &ContainerId, path: &str) -> String {
         match self.tree.containers.get(container) {
             Some(ino) => self.below(Some(*ino), path.to_owned()),

@@ -1,5 +1,5 @@
-//! POSTs whose answer was lost. There is no idempotency key (API.md "Wire"), so the list is asked before the same
-//! bytes are sent again; what is found later is a version that the newer save replaces.
+//! POSTs whose answer was lost. There is no idempotency key (API.md "Wire"), so the list is asked before the
+//! same bytes are sent again; what is found later is a version that the newer save replaces.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,7 +33,8 @@ pub(super) struct Lost {
     pub(super) known: HashSet<FileId>,
     /// When it was sent, in seconds since the epoch.
     pub(super) at: i64,
-    /// Say so after a crash, whatever becomes of the bytes: one for each time that the same was sent in vain.
+    /// Say so after a crash, whatever becomes of the bytes: one for each time that the same was sent in
+    /// vain.
     noted: Vec<Arc<Noted>>,
 }
 
@@ -46,7 +47,8 @@ pub(super) struct FoundVersion {
 }
 
 impl Vfs {
-    /// Versions of `path` that lost POSTs have made, by a list fetched for it. Asks nothing if no POST was lost.
+    /// Versions of `path` that lost POSTs have made, by a list fetched for it. Asks nothing if no POST was
+    /// lost.
     ///
     /// # Errors
     /// The server's: as long as it is not known what is there, nothing may be sent again.
@@ -73,8 +75,8 @@ impl Vfs {
         Ok(found)
     }
 
-    /// Deletes what lost POSTs have made and newer saves have replaced; called behind a fresh list. What has not been
-    /// saved since waits, unseen, for the next try to find it.
+    /// Deletes what lost POSTs have made and newer saves have replaced; called behind a fresh list. What has
+    /// not been saved since waits, unseen, for the next try to find it.
     pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId) {
         let lost: Vec<Lost> =
             self.state().lost_posts(&container).filter(|lost| !lost.is_forgotten()).cloned().collect();
@@ -93,8 +95,8 @@ impl Vfs {
         }
     }
 
-    /// The version that a lost POST has made, if a list has shown it: same path, same length, same bytes, and an id
-    /// that was not known before.
+    /// The version that a lost POST has made, if a list has shown it: same path, same length, same bytes, and
+    /// an id that was not known before.
     async fn version_of(self: &Arc<Self>, lost: Lost) -> Result<Option<FoundVersion>> {
         let candidates: Vec<(Option<Ino>, Arc<api::File>)> = {
             let state = self.state();
@@ -209,8 +211,8 @@ impl State {
         }
     }
 
-    /// What a lost POST has made is known: it is lost no longer. False if somebody else has found it meanwhile, or
-    /// it has turned out to be another upload's.
+    /// What a lost POST has made is known: it is lost no longer. False if somebody else has found it
+    /// meanwhile, or it has turned out to be another upload's.
     fn found(&mut self, version: &FoundVersion) -> bool {
         let still_lost = |other: &Lost| other.is_same(&version.lost) && other.may_be(&version.file);
         if !self.lost.iter().any(still_lost) {

@@ -3,8 +3,8 @@
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
-//! server's; `commit` brings them there; `freshness` keeps listings young, and `shown` knows what the kernel may keep of
-//! them.
+//! server's; `commit` brings them there; `freshness` keeps listings young, and `shown` knows what the kernel
+//! may keep of them.
 
 mod ahead;
 pub mod attr;
@@ -112,8 +112,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Everything is root's and nothing forbidden; what is asked for is fetched, and nothing else. Lists and lengths hold
-    /// for an hour, and the server has 30 s to answer.
+    /// Everything is root's and nothing forbidden; what is asked for is fetched, and nothing else. Lists and
+    /// lengths hold for an hour, and the server has 30 s to answer.
     pub fn new(cache_dir: PathBuf, state_dir: PathBuf) -> Self {
         let hour = Duration::from_secs(3600);
         Self {

@@ -1,5 +1,5 @@
-//! What mounts before this one left behind: bytes that were closed and never arrived are shown at once and sent
-//! behind the mount; the rest is named and kept.
+//! What mounts before this one left behind: bytes that were closed and never arrived are shown at once and
+//! sent behind the mount; the rest is named and kept.
 
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ impl Vfs {
         for (_, intent) in &intents {
             self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
         }
-        // All of them before the first sets out, and of one file the newest save last: it takes the place of others.
+        // All of them before the first sets out, and of one file the newest save last: it takes the place of
+        // others.
         stagings.sort_by_key(|(meta, _)| meta.as_ref().map(|meta| meta.noted_at));
         let adopted: Vec<Ino> =
             stagings.into_iter().filter_map(|(meta, staging)| self.adopt(meta, staging)).collect();

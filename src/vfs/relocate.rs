@@ -218,8 +218,8 @@ impl Moved {
 }
 
 impl State {
-    /// The versions of a rename stand for their files from now on. Called when these have their new names. Returns
-    /// versions that nobody wants any more.
+    /// The versions of a rename stand for their files from now on. Called when these have their new names.
+    /// Returns versions that nobody wants any more.
     pub(super) fn arrived(&mut self, arrived: &mut Arrived) -> Vec<FileId> {
         let mut unwanted = Vec::new();
         arrived.moved.retain(|moved| {

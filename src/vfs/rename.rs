@@ -1,7 +1,7 @@
 //! Renaming, of what is on the server and of what is not yet.
 //!
-//! A file that is not on the server yet is merely renamed, and so are directories; versions on the server travel
-//! (`relocate`). Whatever is on its way when a rename begins lands first.
+//! A file that is not on the server yet is merely renamed, and so are directories; versions on the server
+//! travel (`relocate`). Whatever is on its way when a rename begins lands first.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -153,7 +153,8 @@ impl Vfs {
             return Ok(());
         };
         if self.config.write_back.is_some() && begun.is_none() && !self.state().open_for_writing(ino) {
-            // The bytes come here and wait under the new name: what happens to it next may make a POST needless.
+            // The bytes come here and wait under the new name: what happens to it next may make a POST
+            // needless.
             let writer = self.bring_here(ino).await?;
             writer.inner().generation += 1;
             self.rename_unsent(ino, &writer, target, to, name)?;
@@ -239,8 +240,8 @@ impl Vfs {
         Ok(closed)
     }
 
-    /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile. Returns whether
-    /// it is to be saved now.
+    /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile. Returns
+    /// whether it is to be saved now.
     fn unshelve(&self, ino: Ino, writer: &Writer, to: Ino, name: &str) -> Result<bool> {
         let mut state = self.state();
         state.shelved.retain(|_, shelved| *shelved != ino);
@@ -326,7 +327,8 @@ impl Vfs {
         drop(turns);
         for (file, _) in unsent {
             let closed = !self.state().open_for_writing(file);
-            // The rename has happened; what became of older bytes was told to whoever closed them, or is in `pending`.
+            // The rename has happened; what became of older bytes was told to whoever closed them, or is in
+            // `pending`.
             if closed && let Err(error) = self.save(file, true).await {
                 tracing::warn!(%error, "a file in a renamed directory could not be uploaded; its bytes are kept");
             }
@@ -349,8 +351,8 @@ impl State {
         Ok(())
     }
 
-    /// What a rename of `ino` replaces: what stood at the name when it began, and what stands there now, if that is
-    /// something else.
+    /// What a rename of `ino` replaces: what stood at the name when it began, and what stands there now, if
+    /// that is something else.
     fn standing(
         &self,
         target: Option<Ino>,
@@ -379,8 +381,8 @@ impl State {
         }
     }
 
-    /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays until
-    /// this one is.
+    /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays
+    /// until this one is.
     fn inherit(&mut self, target: Ino, writer: &Writer) {
         let mut replaces: Vec<FileId> =
             self.tree.file(target).and_then(|file| file.id().cloned()).into_iter().collect();
@@ -409,8 +411,8 @@ impl State {
         files
     }
 
-    /// Takes a directory that was empty out of the tree, with what a list has put into it meanwhile: the next list
-    /// shows that again.
+    /// Takes a directory that was empty out of the tree, with what a list has put into it meanwhile: the next
+    /// list shows that again.
     pub(super) fn clear(&mut self, directory: Ino) {
         let inside: Vec<Ino> = self
             .tree

@@ -1,8 +1,8 @@
 //! Failures that the kernel asks for twice.
 //!
-//! It looks a name up again whose cached entry could not be confirmed, and reads a page again whose reading ahead has
-//! failed. The program waits for both; it must not wait for two deadlines. So a failure that took its time is told a second
-//! time at once, once, to who asks directly after it.
+//! It looks a name up again whose cached entry could not be confirmed, and reads a page again whose reading
+//! ahead has failed. The program waits for both; it must not wait for two deadlines. So a failure that took
+//! its time is told a second time at once, once, to who asks directly after it.
 
 use std::collections::HashMap;
 use std::hash::Hash;

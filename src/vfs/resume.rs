@@ -140,8 +140,8 @@ impl Vfs {
         }
     }
 
-    /// The version that a rename has made before it died: an unknown one under the new name, with the bytes of the
-    /// old one.
+    /// The version that a rename has made before it died: an unknown one under the new name, with the bytes
+    /// of the old one.
     async fn sent_before(
         self: &Arc<Self>,
         container: &ContainerId,

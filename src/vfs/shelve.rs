@@ -1,9 +1,10 @@
 //! Files with scratch names, and real files that an editor moves aside under one.
 //!
-//! A real file that becomes a scratch file is *shelved*: its bytes come here, the server keeps its copy until a
-//! successor under the old name has arrived, and what the list says of it is shown under the scratch name. With no
-//! successor the copy goes when the scratch file does. A crash within [`GRACE`] undoes the move; later the scratch name
-//! is for good, or if it is one that is merely deferred, the move is a rename like any other.
+//! A real file that becomes a scratch file is *shelved*: its bytes come here, the server keeps its copy until
+//! a successor under the old name has arrived, and what the list says of it is shown under the scratch name.
+//! With no successor the copy goes when the scratch file does. A crash within [`GRACE`] undoes the move;
+//! later the scratch name is for good, or if it is one that is merely deferred, the move is a rename like any
+//! other.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -73,7 +74,8 @@ impl Vfs {
             let inner = writer.inner();
             (inner.staging.clone().ok_or_else(|| Error::quiet(libc::ESTALE))?, inner.is_dirty())
         };
-        // Bytes that the server doesn't have keep their note: after a crash they are sent under the real name.
+        // Bytes that the server doesn't have keep their note: after a crash they are sent under the real
+        // name.
         let note = self.meta(ino, None).filter(|_| !dirty).map(|mut meta| {
             let from = std::mem::replace(&mut meta.path, self.state().tree.path_in(to, name));
             meta.shelved = Some(Shelved { from, just_now: true });
@@ -140,15 +142,16 @@ impl Vfs {
         }
     }
 
-    /// A version has arrived, perhaps in the place of one that a shelved file stood for: a server that replaces by name
-    /// may keep the id.
+    /// A version has arrived, perhaps in the place of one that a shelved file stood for: a server that
+    /// replaces by name may keep the id.
     pub(super) fn settle_shelved_before(&self, arrived: &FileId) {
         if let Err(error) = self.settle_shelved(std::slice::from_ref(arrived)) {
             tracing::warn!(%error, "a file moved aside would be gone after a crash");
         }
     }
 
-    /// The versions `replaced` are about to be deleted: shelved files that stood for them now stand for themselves.
+    /// The versions `replaced` are about to be deleted: shelved files that stood for them now stand for
+    /// themselves.
     pub(super) fn settle_shelved(&self, replaced: &[FileId]) -> Result<()> {
         let settled: Vec<Ino> = {
             let mut guard = self.state();

@@ -1,14 +1,14 @@
 //! What the kernel may remember of a directory's entries.
 //!
-//! It copies what it reads of a directory, and answers later readers from the copy for as long as each open says that the
-//! copy holds. It drops the copy at an open that does not say so, and after a change that was made through the mount. So
-//! an open says so while the list is young and the same, and no entry has come or gone; which no longer holds once
-//! somebody who was told of the copy before has it open: what is on its way to that reader may enter the copy late. Then
-//! the open reads past the copy.
+//! It copies what it reads of a directory, and answers later readers from the copy for as long as each open
+//! says that the copy holds. It drops the copy at an open that does not say so, and after a change that was
+//! made through the mount. So an open says so while the list is young and the same, and no entry has come or
+//! gone; which no longer holds once somebody who was told of the copy before has it open: what is on its way
+//! to that reader may enter the copy late. Then the open reads past the copy.
 //!
-//! A reader that is amid a copy when it is dropped goes on here, where it stopped. Therefore each version of the entries
-//! has offsets of its own, and is remembered while somebody has the directory open: nobody reads on in another version,
-//! and no copy is made of two.
+//! A reader that is amid a copy when it is dropped goes on here, where it stopped. Therefore each version of
+//! the entries has offsets of its own, and is remembered while somebody has the directory open: nobody reads
+//! on in another version, and no copy is made of two.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -33,8 +33,8 @@ pub(super) struct Listing {
     generation: u64,
     /// In the order in which they are shown.
     pub(super) entries: Vec<(Arc<str>, Ino)>,
-    /// Whether the list tells every length. Where it doesn't, reading the directory is what has them asked for all at
-    /// once.
+    /// Whether the list tells every length. Where it doesn't, reading the directory is what has them asked
+    /// for all at once.
     tells_lengths: bool,
 }
 
@@ -210,8 +210,8 @@ impl Vfs {
         }
     }
 
-    /// A directory that stays open may be read again from its start, of which nobody is told while there is a copy:
-    /// it goes when the list is too old.
+    /// A directory that stays open may be read again from its start, of which nobody is told while there is a
+    /// copy: it goes when the list is too old.
     fn drop_the_copy_in_time(self: &Arc<Self>, state: &mut State, handle: u64) {
         let Some(open) = state.directories.get(&handle) else { return };
         let Some(listed) = self.entries_listed(state, open.ino) else { return };
@@ -268,8 +268,8 @@ impl State {
         Some(open.ino)
     }
 
-    /// If the kernel has forgotten an inode, it has what it copied of it too. It may say so before it closes the last
-    /// handle.
+    /// If the kernel has forgotten an inode, it has what it copied of it too. It may say so before it closes
+    /// the last handle.
     pub(super) fn forget_shown(&mut self, ino: Ino) {
         if self.tree.get(ino).is_none_or(|node| node.lookups == 0 && node.handles == 0) {
             self.shown.remove(&ino);

@@ -1,9 +1,9 @@
 //! The bytes of a file that are newer than the server's, from the first change to the upload.
 //!
 //! A writer counts its changes. What the server has is a count too, so "dirty" is a comparison and not a flag
-//! that two threads could clear. While a generation travels its staging file is frozen; a change meanwhile goes
-//! to a copy. So does a change of bytes that were promised: closed, with a durable note beside them. They stay
-//! until newer ones are promised, on the server, or the file is removed.
+//! that two threads could clear. While a generation travels its staging file is frozen; a change meanwhile
+//! goes to a copy. So does a change of bytes that were promised: closed, with a durable note beside them.
+//! They stay until newer ones are promised, on the server, or the file is removed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -53,8 +53,8 @@ pub(super) struct Inner {
     pub(super) base: Option<Arc<api::File>>,
     /// Further versions that these bytes replace, after a rename over them.
     pub(super) replaces: Vec<FileId>,
-    /// The path of the version underneath, if the file was renamed since: under another one equal bytes are still
-    /// another file.
+    /// The path of the version underneath, if the file was renamed since: under another one equal bytes are
+    /// still another file.
     pub(super) renamed_from: Option<String>,
     /// With `--write-back`: when the upload begins.
     pub(super) due: Option<Instant>,
@@ -110,8 +110,8 @@ impl Inner {
     }
 }
 
-/// Staging files that nobody needs. They are removed when this goes, which takes the disk a while: after the lock of the
-/// state.
+/// Staging files that nobody needs. They are removed when this goes, which takes the disk a while: after the
+/// lock of the state.
 #[derive(Default)]
 #[must_use = "it is dropped after the lock of the state"]
 pub(super) struct Unneeded(Vec<Arc<Staging>>);
@@ -130,7 +130,8 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// When these bytes were closed, in nanoseconds since the epoch: a note about their upload makes them no younger.
+    /// When these bytes were closed, in nanoseconds since the epoch: a note about their upload makes them no
+    /// younger.
     pub(super) fn noted_at(&self) -> i64 {
         let closed = self.staging.meta().filter(|meta| meta.closed);
         closed.map_or_else(attr::now, |meta| meta.noted_at)
@@ -164,7 +165,8 @@ impl Writer {
         })
     }
 
-    /// A writer whose bytes are all in `staging`, and on no server. `promised` tells whether a note is beside them.
+    /// A writer whose bytes are all in `staging`, and on no server. `promised` tells whether a note is beside
+    /// them.
     pub(super) fn holding(
         staging: Arc<Staging>,
         len: u64,
@@ -213,8 +215,8 @@ impl Writer {
         Some(written)
     }
 
-    /// Begins anew with an empty file, which is a change unless the server's is empty too. Returns the staging file
-    /// that is no longer needed.
+    /// Begins anew with an empty file, which is a change unless the server's is empty too. Returns the
+    /// staging file that is no longer needed.
     pub(super) fn start_empty(&self, staging: Arc<Staging>, was_empty: bool) -> Option<Arc<Staging>> {
         let mut inner = self.inner();
         let clean_and_empty = was_empty && !inner.is_dirty();
@@ -255,7 +257,8 @@ impl Writer {
         self.inner().sending = Some(sent);
     }
 
-    /// Ends [`Writer::freeze`]. What has arrived is no longer promised, nor is anything older; what has not, is.
+    /// Ends [`Writer::freeze`]. What has arrived is no longer promised, nor is anything older; what has not,
+    /// is.
     pub(super) fn thaw(&self, frozen: &Frozen, arrived: bool) {
         let mut inner = self.inner();
         (inner.travels, inner.sending) = (None, None);
@@ -290,8 +293,8 @@ impl Writer {
         }
     }
 
-    /// The present bytes are promised: a durable note lies beside them, which names what older bytes may have left
-    /// on the server. So these are not needed any longer, unless they travel.
+    /// The present bytes are promised: a durable note lies beside them, which names what older bytes may have
+    /// left on the server. So these are not needed any longer, unless they travel.
     pub(super) fn promised(&self, staging: &Arc<Staging>) {
         let mut inner = self.inner();
         if !inner.is_present(staging) {

@@ -1,5 +1,5 @@
-//! Extended attributes: what the API tells and `stat` has no field for. They are answered by name and not listed,
-//! so that `rsync -X` does not try to copy them.
+//! Extended attributes: what the API tells and `stat` has no field for. They are answered by name and not
+//! listed, so that `rsync -X` does not try to copy them.
 
 use serde_json::Value;
 
@@ -16,8 +16,9 @@ impl Vfs {
     /// The value of the extended attribute `name`.
     ///
     /// # Errors
-    /// `ENODATA` if there is none, `ESTALE` if the inode is gone; `EOPNOTSUPP` for another namespace than `user`, so that
-    /// `ls -l` doesn't ask for the labels and the access control list of every single file.
+    /// `ENODATA` if there is none, `ESTALE` if the inode is gone; `EOPNOTSUPP` for another namespace than
+    /// `user`, so that `ls -l` doesn't ask for the labels and the access control list of every single
+    /// file.
     pub fn getxattr(&self, ino: Ino, name: &str) -> Result<String> {
         if !name.starts_with(NAMESPACE) {
             return Err(Error::quiet(libc::EOPNOTSUPP));

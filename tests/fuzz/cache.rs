@@ -1,8 +1,9 @@
-//! Cache directories that are torn, mixed up or not ours: what they hold is served as it was put in, or not at all.
+//! Cache directories that are torn, mixed up or not ours: what they hold is served as it was put in, or not
+//! at all.
 //!
-//! An input is files of the directory, each after a line with its path: `@files/{A}-7-0123`, `@mount-1/lock`. `{A}`,
-//! `{B}` and `{C}` stand for the hashes of three keys, `{A rest}` for what follows in the name of an entry, `{A
-//! name}` for both, and `{A bytes}` for what was put in.
+//! An input is files of the directory, each after a line with its path: `@files/{A}-7-0123`, `@mount-1/lock`.
+//! `{A}`, `{B}` and `{C}` stand for the hashes of three keys, `{A rest}` for what follows in the name of an
+//! entry, `{A name}` for both, and `{A bytes}` for what was put in.
 
 use std::fs;
 use std::io::Write;

@@ -38,7 +38,8 @@ pub(crate) fn fuzz(target: &'static str, structured: BoxedStrategy<Vec<u8>>, cas
     }
     let asked = std::env::var("CONTAINERFS_FUZZ").ok().map(|seconds| seconds.parse().unwrap());
     let until = Instant::now() + asked.map_or(BRIEFLY, Duration::from_secs);
-    // The same input each time, so that a change is judged by what it changes; others when a time is asked for.
+    // The same input each time, so that a change is judged by what it changes; others when a time is asked
+    // for.
     let rng_seed = if asked.is_some() { RngSeed::Random } else { RngSeed::Fixed(20_261_125) };
     let config = ProptestConfig {
         rng_seed,

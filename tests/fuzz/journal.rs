@@ -1,8 +1,9 @@
-//! State directories that are torn, of another version, or not ours: what they say leads nowhere outside, takes nothing
-//! away that they do not name, and loses no byte that was promised.
+//! State directories that are torn, of another version, or not ours: what they say leads nowhere outside,
+//! takes nothing away that they do not name, and loses no byte that was promised.
 //!
 //! An input is the files of one account, each after a line with its name: `@records.jsonl`, `@1/meta.json`,
-//! `@1/data`, `@2/intent.json`. In them `cntr_1` stands for a container and `cfile_1` and `cfile_2` for files of it.
+//! `@1/data`, `@2/intent.json`. In them `cntr_1` stands for a container and `cfile_1` and `cfile_2` for files
+//! of it.
 
 use std::fs;
 use std::path::{Component, Path};

@@ -1,5 +1,5 @@
-//! Random operations, remote changes, faults, remounts and crashes, against a reference of a few lines. No kernel is
-//! in the loop: the filesystem itself is driven.
+//! Random operations, remote changes, faults, remounts and crashes, against a reference of a few lines. No
+//! kernel is in the loop: the filesystem itself is driven.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod reference;
@@ -124,7 +124,8 @@ struct Run {
     reference: Reference,
     /// Whether a fault may still wait for a request.
     faulty: bool,
-    /// Whether an upload may be refused: one that runs behind its close, as that of an empty file, is told to nobody.
+    /// Whether an upload may be refused: one that runs behind its close, as that of an empty file, is told
+    /// to nobody.
     refusing: bool,
 }
 
@@ -287,7 +288,8 @@ fn run(setting: &Setting, steps: &[Step]) {
     run.end();
 }
 
-/// The same cases each time, so that a change is judged by what it changes; others when their number is asked for.
+/// The same cases each time, so that a change is judged by what it changes; others when their number is asked
+/// for.
 fn seed() -> RngSeed {
     if std::env::var_os("CONTAINERFS_MODEL_CASES").is_some() {
         RngSeed::Random

@@ -22,7 +22,8 @@ type Outcomes = BTreeSet<Option<Bytes>>;
 pub(crate) struct Reference {
     files: BTreeMap<String, Outcomes>,
     directories: BTreeSet<String>,
-    /// Scratch names that files of the server were moved to, and where these come from: soon after, a crash undoes it.
+    /// Scratch names that files of the server were moved to, and where these come from: soon after, a crash
+    /// undoes it.
     aside: Vec<(String, String)>,
 }
 

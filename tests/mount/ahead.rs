@@ -1,4 +1,5 @@
-//! Files that are read one after the other: fetched ahead, and their lists renewed in time; lists that take long.
+//! Files that are read one after the other: fetched ahead, and their lists renewed in time; lists that take
+//! long.
 
 use std::fs;
 use std::thread;

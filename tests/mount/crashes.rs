@@ -127,8 +127,8 @@ fn what_an_older_save_was_about_to_replace_is_replaced_by_the_newer_one() {
     });
 }
 
-/// Kills of the daemon at random moments; every file whose `close` returned must survive. `CONTAINERFS_KILLS` sets
-/// how many.
+/// Kills of the daemon at random moments; every file whose `close` returned must survive. `CONTAINERFS_KILLS`
+/// sets how many.
 fn kills(env: &Env, flags: &[&str]) {
     let kills: usize = std::env::var("CONTAINERFS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
     let id = env.container("c");

@@ -1,4 +1,5 @@
-//! Servers of this API differ, and of some things nobody knows what the real one does: the promises hold on each.
+//! Servers of this API differ, and of some things nobody knows what the real one does: the promises hold on
+//! each.
 
 use std::fs;
 use std::time::Duration;

@@ -49,7 +49,8 @@ pub(crate) fn is_missing(what: &str, missing: bool) -> bool {
     missing
 }
 
-/// A program that cargo installs, from the path or from `tools` below the target directory, where `.ci/run` puts it.
+/// A program that cargo installs, from the path or from `tools` below the target directory, where `.ci/run`
+/// puts it.
 pub(crate) fn tool(program: &str) -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_BIN_EXE_containerfs")).ancestors().nth(2).unwrap();
     let installed = target.join("tools/bin").join(program);
@@ -173,7 +174,8 @@ impl Env {
         mount
     }
 
-    /// Ends the server; its port refuses connections from then on. The directories stay as long as what is returned.
+    /// Ends the server; its port refuses connections from then on. The directories stay as long as what is
+    /// returned.
     pub(crate) fn stop_server(self) -> (TempDir, Runtime) {
         self._runtime.block_on(self.emulator.stop());
         (self.dir, self._runtime)
@@ -271,7 +273,8 @@ impl Mount {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Unmounts as a user does, and waits for the daemon; returns the exit code of `unmount` and of the daemon.
+    /// Unmounts as a user does, and waits for the daemon; returns the exit code of `unmount` and of the
+    /// daemon.
     pub(crate) fn unmount(mut self, env: &Env) -> (i32, i32) {
         let asked = env.command(&["unmount"]).arg(&self.dir).output().unwrap();
         let ended = self.wait();

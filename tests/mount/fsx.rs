@@ -77,8 +77,8 @@ fn spoil_everything(env: &Env, uploads_fail: bool) {
     spoil_every_third(env, Kind::Upload, &uploads);
 }
 
-/// A run of `fsx` while every third request fails. The bytes that it leaves are right here, after a remount, and on the
-/// server.
+/// A run of `fsx` while every third request fails. The bytes that it leaves are right here, after a remount,
+/// and on the server.
 fn exercise_amid_faults(settings: &str, uploads_fail: bool, check: impl Fn(&Output)) {
     let Some(fsx) = tool("fsx") else { return };
     let operations = std::env::var("CONTAINERFS_FSX_FAULTS").unwrap_or_else(|_| "2000".to_owned());
@@ -109,8 +109,8 @@ fn succeeds(run: &Output) {
     assert!(run.status.success(), "{}", said(run));
 }
 
-/// `fsx` does not look at what `close` says; what failed is sent by a later close. `CONTAINERFS_FSX_FAULTS=20000` for
-/// more operations.
+/// `fsx` does not look at what `close` says; what failed is sent by a later close.
+/// `CONTAINERFS_FSX_FAULTS=20000` for more operations.
 #[test]
 fn fsx_finds_no_wrong_byte_when_every_third_request_fails() {
     exercise_amid_faults("nomsyncafterwrite = true\n[weights]\nclose_open = 3", true, succeeds);

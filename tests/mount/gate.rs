@@ -1,5 +1,5 @@
-//! What lies between a mount and its server: a TLS gate that can be shut, that can show a stranger's certificate, and
-//! whose name can be forgotten.
+//! What lies between a mount and its server: a TLS gate that can be shut, that can show a stranger's
+//! certificate, and whose name can be forgotten.
 
 use std::fs;
 use std::net::SocketAddr;

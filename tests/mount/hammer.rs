@@ -1,5 +1,5 @@
-//! Sixty-four processes in one directory, while somebody else changes it too. `CONTAINERFS_HAMMER=120` for two
-//! minutes of it in each mode.
+//! Sixty-four processes in one directory, while somebody else changes it too. `CONTAINERFS_HAMMER=120` for
+//! two minutes of it in each mode.
 
 use std::collections::BTreeMap;
 use std::fs;

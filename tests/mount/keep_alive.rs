@@ -59,7 +59,8 @@ fn a_container_that_has_expired_is_not_asked_for_again() {
             ..FaultRule::always(Kind::RetrieveContainer, fault)
         });
         env.emulator.forget_requests();
-        // Half of the life, then half of the life once more, in which a failure would be tried again four times.
+        // Half of the life, then half of the life once more, in which a failure would be tried again four
+        // times.
         while begun.elapsed() < Duration::from_secs(62) {
             std::thread::sleep(Duration::from_secs(1));
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::env::{errno, on_both_profiles, on_openai, tool, wait_until};
 
-/// The kernel empties a file that is opened with `O_RDONLY|O_TRUNC`, which POSIX leaves undefined, before it asks
-/// whether the file is being executed: whether the test's process survives is chance.
+/// The kernel empties a file that is opened with `O_RDONLY|O_TRUNC`, which POSIX leaves undefined, before it
+/// asks whether the file is being executed: whether the test's process survives is chance.
 const BY_CHANCE: &[&str] = &["open::etxtbsy"];
 
 /// With `--write-back` `close` succeeds before the service has refused the size.

@@ -1,4 +1,5 @@
-//! What comes first: a read that somebody waits for, then what is fetched ahead, then uploads behind their closes.
+//! What comes first: a read that somebody waits for, then what is fetched ahead, then uploads behind their
+//! closes.
 
 use std::collections::BTreeMap;
 use std::fs;

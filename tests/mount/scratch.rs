@@ -272,7 +272,8 @@ fn in_a_terminal(mount: &Mount, command: &str, keys: &[&[&str]]) {
     wait_until("the editor ends", || !tmux(&["list-sessions"]).contains("editor"));
 }
 
-/// Runs something while the server is watched: it has a whole version of `name` at any moment, and nothing else.
+/// Runs something while the server is watched: it has a whole version of `name` at any moment, and nothing
+/// else.
 fn watched(env: &Env, id: &str, name: &str, work: impl FnOnce()) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -358,8 +359,8 @@ fn a_save_with_sed_is_one_post() {
     });
 }
 
-/// What gedit does (GIO's `g_file_replace_contents`): a temporary file beside the document, synced, with its mode, and
-/// renamed over it; with a backup copy, the document is moved aside first.
+/// What gedit does (GIO's `g_file_replace_contents`): a temporary file beside the document, synced, with its
+/// mode, and renamed over it; with a backup copy, the document is moved aside first.
 const GEDIT: &str = "
 import os, sys
 path, backup = sys.argv[1], sys.argv[2] == 'backup'
@@ -401,7 +402,8 @@ fn a_save_with_gedits_temporary_file_is_one_post() {
     });
 }
 
-/// What LibreOffice does: a lock file, a temporary file of no known name, and a rename; at the end the lock goes.
+/// What LibreOffice does: a lock file, a temporary file of no known name, and a rename; at the end the lock
+/// goes.
 #[test]
 fn a_save_with_a_temporary_file_of_unknown_name_ends_with_one_version() {
     on_both_profiles(|env| {

@@ -48,7 +48,8 @@ fn ask_as_a_stranger(socket: &Path) -> std::io::Result<String> {
     })
 }
 
-/// A mount of somebody without rights, through fusermount3, in a mount namespace where everybody may open `/dev/fuse`.
+/// A mount of somebody without rights, through fusermount3, in a mount namespace where everybody may open
+/// `/dev/fuse`.
 struct Stranger {
     daemon: Child,
     dir: PathBuf,
@@ -197,8 +198,8 @@ fn a_killed_daemon_leaves_no_memory_behind() {
     });
 }
 
-/// `/proc/PID` of a process that may be dumped belongs to its user, else to root. The mount goes through fusermount3, and
-/// goes on working.
+/// `/proc/PID` of a process that may be dumped belongs to its user, else to root. The mount goes through
+/// fusermount3, and goes on working.
 #[test]
 fn nobody_of_the_same_user_looks_into_the_daemon() {
     on_openai(|env| {
@@ -421,7 +422,8 @@ fn other_users_come_in_with_their_permissions_checked_and_never_with_setuid_or_d
             let others = flags[1].contains("allow_other");
             assert_eq!(of_filesystem.contains(&"allow_other"), others, "{line}");
             if nix::unistd::geteuid().is_root() {
-                // Let in, and still not allowed to read what the umask hides; not let in at all without the flag.
+                // Let in, and still not allowed to read what the umask hides; not let in at all without the
+                // flag.
                 let mut cat = Command::new("cat");
                 cat.arg(mount.path("c/f")).current_dir("/");
                 fs::set_permissions(env.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -24,7 +24,8 @@ fn not_root() -> bool {
     not_root
 }
 
-/// Runs a script in a mount namespace of its own, in which the command is where mount(8) looks for it: it keeps no `PATH`.
+/// Runs a script in a mount namespace of its own, in which the command is where mount(8) looks for it: it
+/// keeps no `PATH`.
 fn with_the_command_installed(env: &Env, script: &str) -> Output {
     let directory = Path::new(env!("CARGO_BIN_EXE_containerfs")).parent().unwrap();
     let script = format!("set -e; mount --bind '{}' /usr/local/sbin; {script}", directory.display());

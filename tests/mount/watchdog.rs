@@ -96,8 +96,8 @@ fn an_idle_mount_wakes_nobody() {
         let mount = env.mount(&[]);
         assert_eq!(mount.names("c"), ["f"]);
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"x");
-        // Connections are closed after a while, and what was begun comes to its end: then there is silence. A thread
-        // that looks every second would be seen in every stretch of three.
+        // Connections are closed after a while, and what was begun comes to its end: then there is silence. A
+        // thread that looks every second would be seen in every stretch of three.
         wait_until("a silent stretch", || {
             let before = switches(&mount);
             thread::sleep(Duration::from_secs(3));
@@ -106,7 +106,8 @@ fn an_idle_mount_wakes_nobody() {
     });
 }
 
-/// The kernel lets a process that it has handed a request for wait until there is an answer, whatever signal comes.
+/// The kernel lets a process that it has handed a request for wait until there is an answer, whatever signal
+/// comes.
 #[test]
 fn ctrl_c_ends_a_waiting_cat_at_the_deadline() {
     on_openai(|env| {

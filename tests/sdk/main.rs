@@ -1,5 +1,5 @@
-//! Other people's programs, unchanged: the official SDKs as clients of the emulator and beside a mount of it, and a gateway
-//! between the two.
+//! Other people's programs, unchanged: the official SDKs as clients of the emulator and beside a mount of it,
+//! and a gateway between the two.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[allow(dead_code)]

@@ -159,7 +159,8 @@ pub struct Paging {
     /// By creation.
     #[arg(long)]
     pub order: Option<Order>,
-    /// How many items, of as many pages as it takes; -1 for all [default: one page, with --format jsonl all].
+    /// How many items, of as many pages as it takes; -1 for all [default: one page, with --format jsonl
+    /// all].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub max_items: Option<i64>,
     /// How to print.
@@ -170,8 +171,8 @@ pub struct Paging {
 /// How to print a reply.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Format {
-    /// json is the reply, pretty; jsonl an item a line; raw the reply in one line. [default: table on a terminal,
-    /// json elsewhere]
+    /// json is the reply, pretty; jsonl an item a line; raw the reply in one line. [default: table on a
+    /// terminal, json elsewhere]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FormatKind>,
 }

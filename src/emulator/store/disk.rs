@@ -7,9 +7,9 @@
 //! tmp/                                       uploads on their way; emptied at start
 //! ```
 //!
-//! A snapshot for each change would make ten thousand uploads quadratic; the log makes each of them one short write.
-//! Replaying a log onto the snapshot that already contains it changes nothing, so a crash between the two is harmless.
-//! Names on disk are ids, which are made here; a user's names never are.
+//! A snapshot for each change would make ten thousand uploads quadratic; the log makes each of them one short
+//! write. Replaying a log onto the snapshot that already contains it changes nothing, so a crash between the
+//! two is harmless. Names on disk are ids, which are made here; a user's names never are.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};

@@ -16,7 +16,8 @@ use crate::emulator::profiles::ReplaceByName;
 /// A container lives so long without use, at most (API.md, "Time and money").
 const MAX_MINUTES: i64 = 20;
 
-/// The time of a container's last use is noted on disk so often, in seconds: a server that is killed is off by no more.
+/// The time of a container's last use is noted on disk so often, in seconds: a server that is killed is off
+/// by no more.
 const NOTE_USE: i64 = 30;
 
 /// What a new container is asked to be.

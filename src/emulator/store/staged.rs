@@ -1,4 +1,5 @@
-//! Bytes on their way into the store: hashed as they come, in memory while they are few, then in a temporary file.
+//! Bytes on their way into the store: hashed as they come, in memory while they are few, then in a temporary
+//! file.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

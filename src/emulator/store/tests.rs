@@ -33,7 +33,8 @@ fn every_change_is_on_disk_before_it_is_told() {
     let before = contents(&store, &container);
     assert_eq!(before.len(), 11);
 
-    // The second opening is what a new process finds after the first one was killed: nothing of the first has ended.
+    // The second opening is what a new process finds after the first one was killed: nothing of the first has
+    // ended.
     let again = open(dir.path(), quirks);
     assert_eq!(contents(&again, &container), before);
 }

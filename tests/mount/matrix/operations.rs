@@ -187,8 +187,8 @@ impl Ready {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    /// The fault is gone: what was not done can be done now, and nothing was lost. `done` says whether the call was a
-    /// success.
+    /// The fault is gone: what was not done can be done now, and nothing was lost. `done` says whether the
+    /// call was a success.
     pub(super) fn afterwards(mut self, rig: &Rig, done: bool) {
         let bytes = || noise(BYTES);
         match self.column {

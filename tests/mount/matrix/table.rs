@@ -3,7 +3,8 @@
 use super::faults::Row;
 use super::operations::Column;
 
-/// A row for each fault, a column for each call. `ok`: the call succeeds all the same; `-`: the fault cannot meet it.
+/// A row for each fault, a column for each call. `ok`: the call succeeds all the same; `-`: the fault cannot
+/// meet it.
 const TABLE: &str = "\
                         | lookup       getattr      readdir      open   read         create write        close        fsync        rename       unlink       mkdir        rmdir
 401                     | EACCES       EACCES       EACCES       ok     EACCES       ok     EACCES       EACCES       EACCES       EACCES       EACCES       EACCES       EACCES
