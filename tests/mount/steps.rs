@@ -167,7 +167,9 @@ fn dies_at(env: &Env, deed: &Deed, step: usize) -> bool {
     let died = mount.unmount(env).1 == KILLED;
 
     let mount = env.mount(&[]);
-    let first_seen = shown(&mount);
+    // Amid its recovery: a file may move while it is looked at.
+    let first_seen = mount.try_sh("c", "grep -r ''").stdout;
+    let first_seen = String::from_utf8_lossy(&first_seen);
     let log = mount.log();
     let ended = mount.unmount(env).1;
     let mount = env.mount(&["--read-only"]);
@@ -178,7 +180,7 @@ fn dies_at(env: &Env, deed: &Deed, step: usize) -> bool {
         files.len() == found.len() && files.iter().all(same)
     };
     let context = format!(
-        "{}, step {step}, died: {died}, told of success: {told}: first {first_seen:?}, then {found:?}\n{log}",
+        "{}, step {step}, died: {died}, told of success: {told}: first {first_seen}, then {found:?}\n{log}",
         deed.name
     );
     assert!(is(&deed.done) || (!told && deed.undone.iter().any(is)), "{context}");
