@@ -71,6 +71,9 @@ impl Vfs {
     /// Makes the bytes of a closed file durable here.
     pub(super) fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
         loop {
+            if self.state().shelved_from(ino).is_some() && writer.inner().is_aside_just_now() {
+                return Ok(());
+            }
             let staging = writer.inner().staging.clone();
             let Some(staging) = staging else { return Ok(()) };
             match staging.note(true, || self.meta(ino, None)) {

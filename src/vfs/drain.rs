@@ -125,6 +125,7 @@ impl Vfs {
                 // Durable since it failed, with its reason.
                 continue;
             }
+            writer.stays_aside();
             if let Err(error) = self.promise(ino, &writer) {
                 tracing::error!(%error, "unsent bytes could not be made durable");
             }

@@ -125,7 +125,10 @@ impl Vfs {
                 let state = vfs.state();
                 state.shelved_from(ino).and_then(|_| state.writers.get(&ino).cloned())
             };
-            let settled = writer.map_or(Ok(()), |writer| vfs.promise(ino, &writer));
+            let settled = writer.map_or(Ok(()), |writer| {
+                writer.stays_aside();
+                vfs.promise(ino, &writer)
+            });
             if let Err(error) = settled {
                 tracing::warn!(%error, "a file moved aside would have its old name back after a crash");
             }

@@ -49,6 +49,8 @@ pub(super) struct Inner {
     sending: Option<Sent>,
     /// The change that a shelved file was at, if that is what the server has.
     clean_at: Option<u64>,
+    /// The change that a shelved file was at, while its note says what a crash gives it back: its real name.
+    aside_at: Option<u64>,
     /// The version that the writer saw.
     pub(super) base: Option<Arc<api::File>>,
     /// Further versions that these bytes replace, after a rename over them.
@@ -104,6 +106,11 @@ impl Inner {
         self.inherited.extend(stagings);
     }
 
+    /// Whether the file was moved aside just now, and not written since.
+    pub(super) fn is_aside_just_now(&self) -> bool {
+        self.aside_at == Some(self.generation)
+    }
+
     /// Whether the present bytes were tried already and failed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.as_ref().is_some_and(|(generation, _)| *generation == self.generation)
@@ -154,6 +161,7 @@ impl Writer {
                 travels: None,
                 sending: None,
                 clean_at: None,
+                aside_at: None,
                 base,
                 replaces: Vec::new(),
                 renamed_from: None,
@@ -318,6 +326,12 @@ impl Writer {
         let clean = !inner.is_dirty();
         inner.generation += 1;
         inner.clean_at = clean.then_some(inner.generation);
+        inner.aside_at = (clean || inner.promised).then_some(inner.generation);
+    }
+
+    /// The file that was moved aside stays so, after a crash too.
+    pub(super) fn stays_aside(&self) {
+        self.inner().aside_at = None;
     }
 
     /// The file has come back to its own name. Returns whether it is what the server has.

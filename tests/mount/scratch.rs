@@ -1,6 +1,7 @@
 //! What editors and other tools write beside a file never reaches the server, and a save is one POST.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
@@ -175,6 +176,33 @@ fn what_was_saved_and_then_moved_aside_survives_a_crash() {
         assert_eq!(mount.sh("c", "cat f"), "saved\n");
         assert_eq!(mount.unmount(env), (0, 0));
         alone(env, &id, "f", b"saved\n");
+    });
+}
+
+#[test]
+fn a_file_that_was_moved_aside_before_its_close_has_its_name_back_after_a_crash() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "saved", b"old");
+        env.store().put_upload(&id, "opened", b"same");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        let path = |name: &str| mount.path("c").join(name);
+        let mut saved = File::create(path("saved")).unwrap();
+        saved.write_all(b"new").unwrap();
+        saved.sync_all().unwrap();
+        let opened = OpenOptions::new().write(true).open(path("opened")).unwrap();
+        for name in ["saved", "opened"] {
+            fs::rename(path(name), path(&format!("{name}~"))).unwrap();
+        }
+        drop((saved, opened));
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["opened", "saved"]);
+        assert_eq!(mount.sh("c", "cat opened saved"), "samenew");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "saved"), b"new");
+        assert_eq!(env.store().files(&id).len(), 2);
     });
 }
 
