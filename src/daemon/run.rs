@@ -184,7 +184,7 @@ impl Mounted {
 
 /// A unit of `Type=notify` waits for this; without systemd it says nothing to nobody.
 fn tell_systemd(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, &[state]) {
+    if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd was not told");
     }
 }
