@@ -60,7 +60,7 @@ impl Journal {
     /// The disk's.
     pub fn stage_copy(&self, other: &Staging) -> io::Result<Staging> {
         let copy = self.stage()?;
-        io::copy(&mut File::open(other.data())?, &mut copy.file())?;
+        io::copy(&mut other.reopened()?, &mut copy.file())?;
         Ok(copy)
     }
 

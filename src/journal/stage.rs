@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,6 +131,14 @@ impl Staging {
     pub fn serial(&self) -> u64 {
         let name = self.dir.file_name().and_then(|name| name.to_str());
         name.and_then(|name| name.parse().ok()).unwrap_or(0)
+    }
+
+    /// Opens the bytes once more, also when they have been discarded.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn reopened(&self) -> io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// The path of the bytes.

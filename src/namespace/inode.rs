@@ -411,6 +411,11 @@ impl Tree {
         self.reap(ino);
     }
 
+    /// Whether an inode has a name.
+    pub fn is_linked(&self, ino: Ino) -> bool {
+        self.nodes.get(&ino).is_some_and(|node| node.linked)
+    }
+
     /// Moves a file to a free name.
     pub fn rename(&mut self, ino: Ino, parent: Ino, name: &str) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
@@ -451,7 +456,7 @@ impl Tree {
         node.server = Some(file);
         node.settled = false;
         node.seen = None;
-        let linked = self.get(ino).is_some_and(|node| node.linked);
+        let linked = self.is_linked(ino);
         let stray = self.container(container).and_then(|container| container.files.get(&new)).copied();
         if let Some(stray) = stray.filter(|stray| *stray != ino) {
             // A list was faster than the reply to the upload, and showed the version by itself.

@@ -62,8 +62,13 @@ impl Vfs {
         promised
     }
 
-    /// Writes down whose bytes these will be, for whoever finds them after a crash.
+    /// Writes down whose bytes these will be, for whoever finds them after a crash. Those of a file that was
+    /// removed are nobody's.
     pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
+        if !self.state().tree.is_linked(ino) {
+            staging.discard();
+            return Ok(());
+        }
         staging.note(false, || self.meta(ino, None).map(|meta| Meta { closed: false, ..meta }))?;
         Ok(())
     }
@@ -119,8 +124,11 @@ impl Vfs {
         let writer = self.state().writers.get(&ino).cloned();
         let Some(writer) = writer else { return Ok(()) };
         let _turn = budget::free(writer.travelling.lock()).await;
-        if self.scratch_class(&self.state(), ino) == Some(Class::Local) {
-            return Ok(());
+        {
+            let state = self.state();
+            if !state.tree.is_linked(ino) || self.scratch_class(&state, ino) == Some(Class::Local) {
+                return Ok(());
+            }
         }
         {
             let inner = writer.inner();
@@ -203,7 +211,7 @@ impl Vfs {
         let (replaced, unlinked) = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let unlinked = state.tree.get(ino).is_none_or(|node| !node.linked);
+            let unlinked = !state.tree.is_linked(ino);
             state.is_wanted_again(&to.container, &uploaded.id);
             state.landed(ino, &uploaded, frozen.len);
             let mut inner = writer.inner();
@@ -455,7 +463,7 @@ impl Vfs {
 impl super::State {
     /// A version of a file is on the server.
     pub(super) fn landed(&mut self, ino: Ino, uploaded: &Arc<api::File>, len: u64) {
-        let linked = self.tree.get(ino).is_some_and(|node| node.linked);
+        let linked = self.tree.is_linked(ino);
         self.tree.set_server(ino, uploaded.clone());
         if let Some(file) = self.tree.file_mut(ino) {
             file.size = Some((len, Instant::now()));

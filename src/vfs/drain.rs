@@ -86,7 +86,7 @@ impl Vfs {
             .writers
             .iter()
             .filter(|(ino, writer)| {
-                let linked = state.tree.get(**ino).is_some_and(|node| node.linked);
+                let linked = state.tree.is_linked(**ino);
                 let local = self.scratch_class(&state, **ino) == Some(Class::Local);
                 linked && !local && writer.inner().is_dirty()
             })
@@ -121,7 +121,12 @@ impl Vfs {
         let writers: Vec<_> =
             self.state().writers.iter().map(|(ino, writer)| (*ino, writer.clone())).collect();
         for (ino, writer) in writers {
-            if writer.inner().has_failed() || !writer.inner().is_dirty() {
+            if !writer.inner().is_dirty() {
+                // On the server, though it may be open still.
+                writer.inner().share_stagings().for_each(|staging| staging.discard());
+                continue;
+            }
+            if writer.inner().has_failed() {
                 // Durable since it failed, with its reason.
                 continue;
             }

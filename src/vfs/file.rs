@@ -321,6 +321,8 @@ impl Vfs {
         let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
         let dirty =
             handle.writable && state.writers.get(&handle.ino).is_some_and(|writer| writer.inner().is_dirty());
+        // A file that was removed is saved nowhere.
+        let dirty = dirty && state.tree.is_linked(handle.ino);
         Ok(dirty.then_some((handle.ino, handle)))
     }
 

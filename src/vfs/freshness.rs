@@ -174,9 +174,7 @@ impl Vfs {
         }
         let container = state.tree.container_of(ino).and_then(|ino| Some((ino, state.tree.container(ino)?)));
         match container {
-            Some((ino, container)) if state.tree.get(ino).is_some_and(|node| node.linked) => {
-                Ok(Some(container.container.id.clone()))
-            }
+            Some((ino, container)) if state.tree.is_linked(ino) => Ok(Some(container.container.id.clone())),
             _ => Err(Error::quiet(libc::ESTALE)),
         }
     }

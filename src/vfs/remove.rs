@@ -88,9 +88,7 @@ impl Vfs {
         state.shelved.retain(|_, shelved| *shelved != ino);
         state.leave_directory(ino);
         state.tree.unlink(ino);
-        if state.tree.get(ino).is_none_or(|node| node.handles == 0) {
-            state.drop_writer(ino);
-        }
+        state.drop_writer(ino);
         if waits {
             state.deferred.insert(ino, unwanted);
         } else if behind {
@@ -110,10 +108,16 @@ impl State {
         self.keep_directory(container, &path, true);
     }
 
-    /// Drops unsent bytes whose file is no more.
+    /// Drops unsent bytes whose file is no more. Who has it open goes on with bytes that have no name.
     pub(super) fn drop_writer(&mut self, ino: Ino) {
-        let Some(writer) = self.writers.remove(&ino) else { return };
-        let stagings: Vec<_> = writer.inner().take_stagings().collect();
+        let is_open = self.tree.get(ino).is_some_and(|node| node.handles > 0);
+        let Some(writer) = self.writers.get(&ino).cloned() else { return };
+        let stagings: Vec<_> = if is_open {
+            writer.inner().share_stagings().collect()
+        } else {
+            self.writers.remove(&ino);
+            writer.inner().take_stagings().collect()
+        };
         for staging in stagings {
             staging.discard();
         }

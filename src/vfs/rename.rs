@@ -376,9 +376,7 @@ impl State {
     pub(super) fn make_room(&mut self, target: Ino) {
         self.failures.remove(&target);
         self.tree.unlink(target);
-        if self.tree.get(target).is_none_or(|node| node.handles == 0) {
-            self.drop_writer(target);
-        }
+        self.drop_writer(target);
     }
 
     /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays
@@ -391,6 +389,8 @@ impl State {
             replaces.append(&mut replaced.replaces);
             if self.tree.get(target).is_some_and(|node| node.handles == 0) {
                 writer.inner().inherit(replaced.take_stagings());
+            } else {
+                writer.inner().inherit(replaced.pass_on());
             }
         }
         writer.inner().replaces.extend(replaces);

@@ -43,6 +43,8 @@ pub(super) struct Inner {
     kept: Vec<Arc<Staging>>,
     /// Promised bytes of a file that this one took the place of: they stay just as long.
     inherited: Vec<Arc<Staging>>,
+    /// The present bytes are among those that another file has inherited: when they go is its business.
+    passed_on: bool,
     /// The serial number of the bytes that travel.
     travels: Option<u64>,
     /// The POST under way, for the note beside the bytes that travel.
@@ -85,9 +87,12 @@ impl Inner {
 
     /// Puts a staging file in the place of the present one. Returns that one if nobody needs it.
     fn put(&mut self, staging: Arc<Staging>) -> Option<Arc<Staging>> {
-        let fixed = self.is_fixed();
-        (self.frozen, self.promised) = (false, false);
+        let (fixed, passed_on) = (self.is_fixed(), self.passed_on);
+        (self.frozen, self.promised, self.passed_on) = (false, false, false);
         let old = self.staging.replace(staging)?;
+        if passed_on {
+            return None;
+        }
         if fixed {
             self.kept.push(old);
             return None;
@@ -97,8 +102,25 @@ impl Inner {
 
     /// Everything that lies in the journal for this file, for it to be removed.
     pub(super) fn take_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
-        let older = std::mem::take(&mut self.kept).into_iter().chain(std::mem::take(&mut self.inherited));
-        self.staging.take().into_iter().chain(older)
+        let present = self.staging.take().filter(|_| !self.passed_on);
+        present.into_iter().chain(self.take_older())
+    }
+
+    /// The same, while programs go on with the bytes.
+    pub(super) fn share_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
+        let present = self.staging.clone().filter(|_| !self.passed_on);
+        present.into_iter().chain(self.take_older())
+    }
+
+    /// Everything that is promised, for another file to inherit, while programs go on with the bytes.
+    pub(super) fn pass_on(&mut self) -> impl Iterator<Item = Arc<Staging>> {
+        self.passed_on = self.promised;
+        let present = self.staging.clone().filter(|_| self.promised);
+        present.into_iter().chain(self.take_older())
+    }
+
+    fn take_older(&mut self) -> impl Iterator<Item = Arc<Staging>> + use<> {
+        std::mem::take(&mut self.kept).into_iter().chain(std::mem::take(&mut self.inherited))
     }
 
     /// Keeps the promised bytes of a file that this one takes the place of.
@@ -158,6 +180,7 @@ impl Writer {
                 promised: false,
                 kept: Vec::new(),
                 inherited: Vec::new(),
+                passed_on: false,
                 travels: None,
                 sending: None,
                 clean_at: None,

@@ -194,6 +194,8 @@ fn sigterm_drains_what_is_open() {
         drop(file);
         assert_eq!(sha256(&env.bytes_on_server(&id, "f")), sha256(&noise(100_000)));
         wait_until("the mount goes", || !is_mounted(&mount.dir));
+        drop(mount);
+        assert_eq!(env.mount(&[]).unmount(env), (0, 0), "it is not taken for unfinished");
     });
 }
 

@@ -1,11 +1,13 @@
 //! One save is one POST; an overwrite is a POST and then a DELETE.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
-use crate::env::{noise, on_both_profiles, on_openai, program_is_missing, sha256, wait_until};
+use crate::env::{noise, on_both_profiles, on_openai, program_is_missing, save, sha256, wait_until};
+use crate::tools::WRITE_BACK;
 
 #[test]
 fn a_new_file_is_one_post() {
@@ -281,6 +283,58 @@ fn an_unlinked_open_file_is_read_to_its_end() {
         assert_eq!(sha256(&bytes), sha256(&noise(3 << 20)));
         drop(file);
         wait_until("the file is deleted", || env.store().files(&id).is_empty());
+    });
+}
+
+#[test]
+fn a_file_that_is_removed_while_it_is_open_is_never_sent() {
+    on_both_profiles(|env| {
+        env.container("c");
+        for flags in [&[][..], WRITE_BACK] {
+            let mount = env.mount(flags);
+            env.emulator.forget_requests();
+            let path = mount.path("c/t");
+            let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            file.write_all(b"written, ").unwrap();
+            fs::remove_file(&path).unwrap();
+            file.write_all(b"and more").unwrap();
+            file.sync_all().unwrap();
+            let mut all = String::new();
+            file.rewind().unwrap();
+            file.read_to_string(&mut all).unwrap();
+            assert_eq!(all, "written, and more");
+            drop(file);
+            assert!(mount.names("c").is_empty());
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.changes(), []);
+        }
+    });
+}
+
+#[test]
+fn what_was_removed_or_replaced_while_it_was_open_does_not_come_back_after_a_crash() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        let saved_and_open = |name: &str| {
+            let mut file = File::create(mount.path("c").join(name)).unwrap();
+            file.write_all(b"promised").unwrap();
+            file.sync_all().unwrap();
+            file
+        };
+        let (removed, mut replaced) = (saved_and_open("removed"), saved_and_open("replaced"));
+        fs::remove_file(mount.path("c/removed")).unwrap();
+        save(&mount.path("c/new"), b"newer").unwrap();
+        fs::rename(mount.path("c/new"), mount.path("c/replaced")).unwrap();
+        replaced.write_all(b" to nobody").unwrap();
+        mount.kill();
+        drop((removed, replaced, mount));
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["replaced"]);
+        assert_eq!(fs::read(mount.path("c/replaced")).unwrap(), b"newer");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "replaced"), b"newer");
+        assert_eq!(env.store().files(&id).len(), 1);
     });
 }
 
