@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::held::Held;
+
 /// Bytes that are printed in few characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Bytes(pub(crate) Vec<u8>);
@@ -15,7 +17,7 @@ impl fmt::Debug for Bytes {
 }
 
 /// What a path may hold; several after a call that failed.
-type Outcomes = BTreeSet<Option<Bytes>>;
+pub(crate) type Outcomes = BTreeSet<Option<Bytes>>;
 
 /// Files and directories. A path that is in neither map is not there.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,8 @@ pub(crate) struct Reference {
     /// Scratch names that files of the server were moved to, and where these come from: soon after, a crash
     /// undoes it.
     aside: Vec<(String, String)>,
+    /// A file that is open over other steps.
+    pub(crate) held: Option<Held>,
 }
 
 /// What a call is expected to say.
@@ -37,7 +41,7 @@ pub(crate) enum Expected {
 }
 
 impl Reference {
-    fn outcomes(&self, path: &str) -> Outcomes {
+    pub(crate) fn outcomes(&self, path: &str) -> Outcomes {
         self.files.get(path).cloned().unwrap_or_else(|| Outcomes::from([None]))
     }
 
@@ -46,7 +50,7 @@ impl Reference {
         self.files.keys().cloned().collect()
     }
 
-    fn set(&mut self, path: &str, outcomes: Outcomes) {
+    pub(crate) fn set(&mut self, path: &str, outcomes: Outcomes) {
         if outcomes.iter().all(Option::is_none) {
             self.files.remove(path);
         } else {
@@ -74,7 +78,12 @@ impl Reference {
     }
 
     /// A file takes on what `becomes` makes of what it held.
-    fn change(&mut self, path: &str, succeeded: bool, becomes: impl Fn(&Option<Bytes>) -> Option<Bytes>) {
+    pub(crate) fn change(
+        &mut self,
+        path: &str,
+        succeeded: bool,
+        becomes: impl Fn(&Option<Bytes>) -> Option<Bytes>,
+    ) {
         let before = self.outcomes(path);
         let mut after: Outcomes = before.iter().map(becomes).collect();
         if !succeeded {
@@ -117,8 +126,9 @@ impl Reference {
         self.aside.push((to.to_owned(), from.to_owned()));
     }
 
-    /// What was moved aside may have its name back.
+    /// What was moved aside may have its name back, and what was not promised is not there.
     pub(crate) fn crashed(&mut self) {
+        self.dropped();
         for (scratch, real) in std::mem::take(&mut self.aside) {
             let (moved, stands) = (self.outcomes(&scratch), self.outcomes(&real));
             self.set(&real, moved.iter().chain(&stands).cloned().collect());

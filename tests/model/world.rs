@@ -31,6 +31,8 @@ pub(crate) struct World {
 struct Mount {
     runtime: Runtime,
     vfs: Arc<Vfs>,
+    /// The handle that is open over other steps.
+    held: Option<u64>,
 }
 
 impl World {
@@ -70,7 +72,7 @@ impl World {
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let vfs = runtime.block_on(Vfs::open(client.unwrap(), config)).unwrap();
-        self.mount = Some(Mount { runtime, vfs });
+        self.mount = Some(Mount { runtime, vfs, held: None });
     }
 
     pub(crate) fn writes_back(&self) -> bool {
@@ -79,7 +81,7 @@ impl World {
 
     /// Ends the mount as `unmount` does. Returns what is left.
     pub(crate) fn unmount(&mut self) -> Vec<Left> {
-        let Mount { runtime, vfs } = self.mount.take().unwrap();
+        let Mount { runtime, vfs, .. } = self.mount.take().unwrap();
         let left = runtime.block_on(vfs.drain(TIMEOUT * 4));
         drop(vfs);
         runtime.shutdown_timeout(TIMEOUT);
@@ -88,7 +90,7 @@ impl World {
 
     /// Ends the mount as a crash does: whatever was under way stops where it is.
     pub(crate) fn crash(&mut self) {
-        let Mount { runtime, vfs } = self.mount.take().unwrap();
+        let Mount { runtime, vfs, .. } = self.mount.take().unwrap();
         let gone = Arc::downgrade(&vfs);
         drop(vfs);
         runtime.shutdown_timeout(TIMEOUT);
@@ -140,6 +142,43 @@ impl World {
             vfs.release(opened.handle);
             written.and(flushed)
         })
+    }
+
+    /// Writes a whole file and keeps it open.
+    pub(crate) fn hold(&mut self, path: &str, bytes: &Bytes) -> Result<()> {
+        let opened = self.run(async |vfs| {
+            let (parent, name) = self.parent(vfs, path).await?;
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
+            let maker = Maker { mode: 0o644, ..Maker::default() };
+            let (_, opened) = vfs.create(parent, OsStr::new(name), flags, maker).await?;
+            let written = vfs.write(opened.handle, 0, &bytes.0, 0).await;
+            written.inspect_err(|_| vfs.release(opened.handle)).map(|_| opened.handle)
+        })?;
+        self.mount.as_mut().unwrap().held = Some(opened);
+        Ok(())
+    }
+
+    fn held(&self) -> u64 {
+        self.mount.as_ref().unwrap().held.unwrap()
+    }
+
+    /// Writes at the start of the file that is held open.
+    pub(crate) fn write_held(&self, bytes: &Bytes) -> Result<()> {
+        self.run(async |vfs| vfs.write(self.held(), 0, &bytes.0, 0).await.map(drop))
+    }
+
+    pub(crate) fn sync_held(&self) -> Result<()> {
+        self.run(async |vfs| vfs.fsync(self.held()).await)
+    }
+
+    pub(crate) fn close_held(&mut self) -> Result<()> {
+        let flushed = self.run(async |vfs| {
+            let flushed = vfs.flush(self.held(), 0).await;
+            vfs.release(self.held());
+            flushed
+        });
+        self.mount.as_mut().unwrap().held = None;
+        flushed
     }
 
     pub(crate) fn truncate(&self, path: &str, len: u64) -> Result<()> {
