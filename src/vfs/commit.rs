@@ -65,7 +65,7 @@ impl Vfs {
     /// Writes down whose bytes these will be, for whoever finds them after a crash. Those of a file that was
     /// removed are nobody's.
     pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
-        if !self.state().tree.is_linked(ino) {
+        if self.state().writers.get(&ino).is_some_and(|writer| writer.inner().removed) {
             staging.discard();
             return Ok(());
         }
@@ -208,13 +208,13 @@ impl Vfs {
             tracing::warn!(%error, "an upload was not kept in the cache");
         }
         self.settle_shelved_before(&uploaded.id);
-        let (replaced, unlinked) = {
+        let (replaced, removed) = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let unlinked = !state.tree.is_linked(ino);
             state.is_wanted_again(&to.container, &uploaded.id);
             state.landed(ino, &uploaded, frozen.len);
             let mut inner = writer.inner();
+            let removed = inner.removed;
             inner.sent = frozen.generation;
             inner.renamed_from = None;
             state.not_lost(&to.container, &to.path, &uploaded.id);
@@ -223,10 +223,10 @@ impl Vfs {
             replaced.append(&mut inner.replaces);
             replaced.retain(|id| *id != uploaded.id);
             self.bury_replaced(state, &to.container, &replaced);
-            if unlinked {
+            if removed {
                 state.records.bury(&to.container, &uploaded.id);
             }
-            (replaced, unlinked)
+            (replaced, removed)
         };
         // A newer save waits already: its note has to name the version that it will replace.
         let beside = writer.is_promised_beside(&frozen.staging);
@@ -241,7 +241,7 @@ impl Vfs {
                 writer.inner().replaces.extend(replaced);
             }
         }
-        if unlinked {
+        if removed {
             // Removed while it travelled.
             self.delete_version(&to.container, &uploaded.id).await;
         }

@@ -67,9 +67,12 @@ impl Vfs {
         let mut guard = self.state();
         let state = &mut *guard;
         let node = state.tree.get(ino);
-        // Taken away between the kernel's lookup and this, with its bytes: told so, the kernel looks the name
-        // up again.
-        let is_gone = node.is_none_or(|node| !node.linked && node.handles == 0);
+        // Taken away between the kernel's lookup and this: told so, the kernel looks the name up again. Who
+        // had it open before may still read it, or open it once more through its descriptor.
+        let is_gone = node.is_none_or(|node| {
+            let is_written = state.writers.contains_key(&ino);
+            !node.linked && if writable { !is_written } else { node.handles == 0 }
+        });
         let refused = match node.map(|node| &node.kind) {
             Some(Kind::File(_)) if is_gone => Some(libc::ESTALE),
             Some(Kind::File(file)) if writable && self.config.no_overwrite && file.server.is_some() => {
@@ -321,8 +324,6 @@ impl Vfs {
         let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
         let dirty =
             handle.writable && state.writers.get(&handle.ino).is_some_and(|writer| writer.inner().is_dirty());
-        // A file that was removed is saved nowhere.
-        let dirty = dirty && state.tree.is_linked(handle.ino);
         Ok(dirty.then_some((handle.ino, handle)))
     }
 

@@ -112,12 +112,15 @@ impl State {
     pub(super) fn drop_writer(&mut self, ino: Ino) {
         let is_open = self.tree.get(ino).is_some_and(|node| node.handles > 0);
         let Some(writer) = self.writers.get(&ino).cloned() else { return };
+        let mut inner = writer.inner();
+        inner.removed = true;
         let stagings: Vec<_> = if is_open {
-            writer.inner().share_stagings().collect()
+            inner.share_stagings().collect()
         } else {
             self.writers.remove(&ino);
-            writer.inner().take_stagings().collect()
+            inner.take_stagings().collect()
         };
+        drop(inner);
         for staging in stagings {
             staging.discard();
         }

@@ -34,6 +34,8 @@ pub(super) struct Inner {
     pub(super) generation: u64,
     /// The change that the server has.
     pub(super) sent: u64,
+    /// A program has removed the file, or put another in its place: what is written to it is nobody's.
+    pub(super) removed: bool,
     /// The change that could not be sent, and why.
     pub(super) failed: Option<(u64, Error)>,
     frozen: bool,
@@ -65,9 +67,9 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Whether there are changes that the server doesn't have.
+    /// Whether there are changes that the server doesn't have and is to have.
     pub(super) fn is_dirty(&self) -> bool {
-        self.generation > self.sent
+        self.generation > self.sent && !self.removed
     }
 
     /// The POST under way, if it is of the present bytes.
@@ -175,6 +177,7 @@ impl Writer {
                 len: 0,
                 generation: 0,
                 sent: 0,
+                removed: false,
                 failed: None,
                 frozen: false,
                 promised: false,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use containerfs::emulator::{Fault, Kind, Profile, ReplaceByName};
 
 use crate::reference::Bytes;
+use crate::world::World;
 use crate::{Setting, Step, run};
 
 fn setting(profile: Profile, write_back: Option<Duration>) -> Setting {
@@ -93,4 +94,19 @@ fn a_file_moved_aside_stays_when_its_successor_gets_its_id() {
     run(&setting, &[&moved()[..], &[save("a", "new"), Step::Look]].concat());
     let renamed = [save("b.txt", "new"), Step::Rename("b.txt", "a"), Step::Look];
     run(&setting, &[&moved()[..], &renamed].concat());
+}
+
+#[test]
+fn a_version_that_is_no_more_is_read_by_who_has_it_and_written_by_nobody() {
+    let world = World::new(Profile::Openai, |_| (), None);
+    let store = world.emulator.store();
+    let old = store.put_model_file(&world.container, "/mnt/data/f", b"old");
+    let (ino, _reader) = world.open("f").unwrap();
+    store.delete_file(&world.container, &old);
+    store.put_model_file(&world.container, "/mnt/data/f", b"new");
+    world.expire();
+    assert_eq!(world.tree().unwrap()["f"], Some(Bytes(b"new".to_vec())));
+    world.open_by(ino, libc::O_RDONLY).unwrap();
+    let refused = world.open_by(ino, libc::O_WRONLY | libc::O_TRUNC).unwrap_err();
+    assert_eq!(refused.errno, libc::ESTALE, "the kernel looks the name up again");
 }

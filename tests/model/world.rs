@@ -144,6 +144,19 @@ impl World {
         })
     }
 
+    /// Opens a file for reading; what it is opened by once more, and a handle.
+    pub(crate) fn open(&self, path: &str) -> Result<(Ino, u64)> {
+        self.run(async |vfs| {
+            let ino = self.find(vfs, path).await?.attr.ino;
+            Ok((ino, vfs.open_file(ino, libc::O_RDONLY, 0)?.handle))
+        })
+    }
+
+    /// Opens a file as a kernel does that still has its name.
+    pub(crate) fn open_by(&self, ino: Ino, flags: i32) -> Result<u64> {
+        self.run(async |vfs| Ok(vfs.open_file(ino, flags, 0)?.handle))
+    }
+
     /// Writes a whole file and keeps it open.
     pub(crate) fn hold(&mut self, path: &str, bytes: &Bytes) -> Result<()> {
         let opened = self.run(async |vfs| {
