@@ -84,9 +84,13 @@ impl Vfs {
             match staging.note(true, || self.meta(ino, None)) {
                 Ok(None) => return Ok(()),
                 Ok(Some(noted)) => {
-                    writer.promised(&staging);
-                    // An upload of older bytes that landed meanwhile has changed what these will replace.
-                    if self.meta(ino, None).is_some_and(|now| now.says_the_same(&noted)) {
+                    let state = self.state();
+                    // An upload of older bytes that landed meanwhile has changed what these will replace, or
+                    // a rename where they belong and what they have inherited.
+                    if state.meta(ino, None).is_some_and(|now| now.says_the_same(&noted)) {
+                        let unneeded = writer.promised(&staging);
+                        drop(state);
+                        drop(unneeded);
                         return Ok(());
                     }
                 }
@@ -124,11 +128,8 @@ impl Vfs {
         let writer = self.state().writers.get(&ino).cloned();
         let Some(writer) = writer else { return Ok(()) };
         let _turn = budget::free(writer.travelling.lock()).await;
-        {
-            let state = self.state();
-            if !state.tree.is_linked(ino) || self.scratch_class(&state, ino) == Some(Class::Local) {
-                return Ok(());
-            }
+        if self.scratch_class(&self.state(), ino) == Some(Class::Local) {
+            return Ok(());
         }
         {
             let inner = writer.inner();
@@ -376,31 +377,7 @@ impl Vfs {
     }
 
     pub(super) fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
-        let state = self.state();
-        let file = state.tree.file(ino)?;
-        let container = match destination {
-            Some(destination) => destination.container.clone(),
-            None => state.tree.container(file.container)?.container.id.clone(),
-        };
-        let path = destination.map_or_else(|| state.tree.path(ino), |destination| destination.path.clone());
-        let under_way = state.writers.get(&ino).and_then(|writer| writer.inner().sending_present());
-        let lost = state.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent);
-        let sent = lost.chain(under_way).collect();
-        let writer = state.writers.get(&ino);
-        Some(Meta {
-            container,
-            path,
-            replaces: file.id().cloned(),
-            also_replaces: writer.map(|writer| writer.inner().replaces.clone()).unwrap_or_default(),
-            noted_at: attr::now(),
-            mtime: file.attributes.mtime,
-            mode: file.attributes.mode,
-            closed: true,
-            reason: None,
-            refused: false,
-            shelved: state.shelved_from(ino).map(|from| Shelved { from, just_now: false }),
-            sent,
-        })
+        self.state().meta(ino, destination)
     }
 
     /// The filename that an upload of `path` is sent under. A path with directories needs to know what the
@@ -461,6 +438,34 @@ impl Vfs {
 }
 
 impl super::State {
+    /// What the next mount needs to know of bytes that were closed just now.
+    fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
+        let file = self.tree.file(ino)?;
+        let container = match destination {
+            Some(destination) => destination.container.clone(),
+            None => self.tree.container(file.container)?.container.id.clone(),
+        };
+        let path = destination.map_or_else(|| self.tree.path(ino), |destination| destination.path.clone());
+        let under_way = self.writers.get(&ino).and_then(|writer| writer.inner().sending_present());
+        let lost = self.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent);
+        let sent = lost.chain(under_way).collect();
+        let writer = self.writers.get(&ino);
+        Some(Meta {
+            container,
+            path,
+            replaces: file.id().cloned(),
+            also_replaces: writer.map(|writer| writer.inner().replaces.clone()).unwrap_or_default(),
+            noted_at: attr::now(),
+            mtime: file.attributes.mtime,
+            mode: file.attributes.mode,
+            closed: true,
+            reason: None,
+            refused: false,
+            shelved: self.shelved_from(ino).map(|from| Shelved { from, just_now: false }),
+            sent,
+        })
+    }
+
     /// A version of a file is on the server.
     pub(super) fn landed(&mut self, ino: Ino, uploaded: &Arc<api::File>, len: u64) {
         let linked = self.tree.is_linked(ino);

@@ -329,21 +329,17 @@ impl Writer {
 
     /// The present bytes are promised: a durable note lies beside them, which names what older bytes may have
     /// left on the server. So these are not needed any longer, unless they travel.
-    pub(super) fn promised(&self, staging: &Arc<Staging>) {
+    pub(super) fn promised(&self, staging: &Arc<Staging>) -> Unneeded {
         let mut inner = self.inner();
         if !inner.is_present(staging) {
-            return;
+            return Unneeded::default();
         }
         inner.promised = true;
-        inner.inherited.drain(..).for_each(|staging| staging.discard());
         let travels = inner.travels;
-        inner.kept.retain(|older| {
-            let needed = Some(older.serial()) == travels;
-            if !needed {
-                older.discard();
-            }
-            needed
-        });
+        let older = inner.kept.extract_if(.., |older| Some(older.serial()) != travels).collect();
+        let mut unneeded = Unneeded(older);
+        unneeded.0.append(&mut inner.inherited);
+        unneeded
     }
 
     /// The file has been moved aside: what is here stays here, though the server still has it.

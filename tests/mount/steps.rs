@@ -1,7 +1,8 @@
 //! A daemon that dies at any step of an intent: whatever it had said is done, and nothing is left half done.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 
 use containerfs::emulator::{Config, Profile};
@@ -107,6 +108,26 @@ fn deeds() -> Vec<Deed> {
                 saved && fs::rename(dir.join("f.new"), dir.join("f")).is_ok()
             },
             undone: vec![files(&[("f", "old")]), files(&[("f", "old"), ("f.new", "newer")])],
+            done: files(&[("f", "newer")]),
+            flags: &["--write-back", "--write-back-delay", "1h"],
+        },
+        Deed {
+            name: "a save renamed over a promised file that is open",
+            before: |_| {},
+            deed: |dir| {
+                let open = File::create(dir.join("f")).and_then(|mut file| {
+                    file.write_all(b"promised")?;
+                    file.sync_all()?;
+                    Ok(file)
+                });
+                let saved = open.is_ok() && save(&dir.join("g"), b"newer").is_ok();
+                saved && fs::rename(dir.join("g"), dir.join("f")).is_ok()
+            },
+            undone: vec![
+                files(&[]),
+                files(&[("f", "promised")]),
+                files(&[("f", "promised"), ("g", "newer")]),
+            ],
             done: files(&[("f", "newer")]),
             flags: &["--write-back", "--write-back-delay", "1h"],
         },
@@ -241,6 +262,11 @@ fn a_file_renamed_over_another() {
 #[test]
 fn a_save_by_write_temp_and_rename_with_write_back() {
     dies_at_every_step_of("a save by write-temp-and-rename with write-back");
+}
+
+#[test]
+fn a_save_renamed_over_a_promised_file_that_is_open() {
+    dies_at_every_step_of("a save renamed over a promised file that is open");
 }
 
 #[test]
