@@ -292,6 +292,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Client, ClientConfig};
+    use crate::emulator::{self, Emulator, Profile};
+    use crate::namespace::inode::ROOT;
+    use crate::vfs::{Config, Found};
 
     fn taken(generation: u64, tells_lengths: bool) -> impl FnOnce(u64) -> Listing {
         move |version| Listing { version, generation, entries: Vec::new(), tells_lengths }
@@ -368,5 +372,30 @@ mod tests {
         assert_eq!(known, REMEMBERED);
         shown.close(reading);
         assert!(shown.listings.len() == 1 && shown.of_version(19).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_forgets_before_it_closes_it_is_forgotten() {
+        let server = emulator::Config::new(Profile::Openai);
+        let emulator = Emulator::start(server, ([127, 0, 0, 1], 0).into()).await.unwrap();
+        emulator.store().create_container("c");
+        let dir = tempfile::tempdir().unwrap();
+        let client = ClientConfig {
+            base_url: emulator.base_url(),
+            api_key: Some("sk-test".to_owned().into()),
+            ..ClientConfig::default()
+        };
+        let config = Config::new(dir.path().join("cache"), dir.path().join("state"));
+        let vfs = Vfs::open(Client::new(&client).unwrap(), config).await.unwrap();
+        let Found::Entry(entry) = vfs.lookup(ROOT, "c".as_ref()).await.unwrap() else {
+            panic!("it is there")
+        };
+        let ino = entry.attr.ino;
+        let (handle, _) = vfs.opendir(ino).unwrap();
+        vfs.readdir(handle, 0, false, |_| true).await.unwrap();
+        vfs.forget(ino, 1);
+        assert!(vfs.state().shown.contains_key(&ino));
+        vfs.releasedir(handle);
+        assert!(!vfs.state().shown.contains_key(&ino));
     }
 }

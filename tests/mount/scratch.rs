@@ -137,6 +137,23 @@ fn a_crash_gives_a_file_moved_aside_its_name_back() {
 }
 
 #[test]
+fn an_unmount_soon_after_a_file_was_moved_aside_leaves_it_there() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        env.store().put_upload(&id, "g", b"old");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        mount.sh("c", "mv f f~ && echo saved > g && mv g g~");
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["f~", "g~"]);
+        assert_eq!(mount.sh("c", "cat f~ g~"), "oldsaved\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 2);
+    });
+}
+
+#[test]
 fn a_file_moved_aside_for_good_stays_so_after_a_crash_and_a_remount() {
     on_both_profiles(|env| {
         let id = env.container("c");
