@@ -109,10 +109,6 @@ impl Vfs {
         let mut state = self.state();
         let Some(node) = state.tree.get(ino) else { return };
         let Kind::File(file) = &node.kind else { return };
-        if file.held {
-            // Being written: a save makes it a file again.
-            return;
-        }
         let (container, id) = (file.container, file.id().cloned());
         if let (Some(container), Some(id)) = (state.tree.container_mut(container), id) {
             container.phantoms.insert(id);
