@@ -190,6 +190,7 @@ pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::journal::Meta;
+    use crate::namespace::records::Attributes;
 
     fn meta(path: &str) -> Meta {
         Meta {
@@ -198,8 +199,7 @@ mod tests {
             replaces: None,
             also_replaces: Vec::new(),
             noted_at: 0,
-            mtime: None,
-            mode: None,
+            attributes: Attributes::default(),
             closed: true,
             reason: None,
             refused: false,

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::api::{ContainerId, FileId};
 use crate::journal::{note, steps};
 use crate::namespace::names;
+use crate::namespace::records::Attributes;
 use crate::private;
 
 /// What [`Meta`] is written into.
@@ -39,10 +40,9 @@ pub struct Meta {
     /// When this was written, in nanoseconds since the epoch: of two saves of a path the later one counts.
     #[serde(default)]
     pub noted_at: i64,
-    /// Modification time in nanoseconds since the epoch.
-    pub mtime: Option<i64>,
-    /// Permission bits.
-    pub mode: Option<u32>,
+    /// What the service has no field for.
+    #[serde(flatten)]
+    pub attributes: Attributes,
     /// Whether the writer closed or fsynced it.
     pub closed: bool,
     /// Why it is not on the server, if that was tried.

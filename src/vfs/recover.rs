@@ -8,7 +8,6 @@ use crate::api::{self, FileId};
 use crate::journal::{Adopted, Intent, Meta, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
-use crate::namespace::records::Attributes;
 use crate::vfs::drain::Left;
 use crate::vfs::lost::Lost;
 use crate::vfs::writer::Writer;
@@ -157,9 +156,7 @@ impl State {
         } else {
             listing::made_up(name, &staging.data().to_string_lossy(), free)
         };
-        let attributes =
-            Attributes { mtime: meta.mtime, ctime: meta.mtime, mode: meta.mode, ..Attributes::default() };
-        let mut node = FileNode::new_here(container, attributes);
+        let mut node = FileNode::new_here(container, meta.attributes);
         let base = meta.replaces.as_ref().map(|id| Arc::new(version_known_by_id(id)));
         node.server.clone_from(&base);
         let ino = self.tree.insert(parent, &name, Kind::File(Box::new(node)));

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 use containerfs::emulator::{Fault, FaultRule};
@@ -82,6 +83,41 @@ fn a_daemon_that_dies_before_the_answer_leaves_one_version() {
             assert_eq!(env.bytes_on_server(&id, "f"), bytes.as_bytes());
             assert_eq!(env.store().files(&id).len(), 1);
         }
+    });
+}
+
+#[test]
+fn times_mode_and_owner_of_an_unsent_file_outlive_a_crash() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let flags = ["--write-back", "--write-back-delay", "1h"];
+        let mut mount = env.mount(&flags);
+        let file = fs::File::create(mount.path("c/f")).unwrap();
+        let at = |seconds| UNIX_EPOCH + Duration::new(seconds, 7);
+        file.set_times(fs::FileTimes::new().set_accessed(at(1_000_000_000)).set_modified(at(1_200_000_000)))
+            .unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::fchown(&file, Some(7), Some(8)).unwrap();
+        }
+        let shown = |found: fs::Metadata| {
+            let times = [(found.atime(), found.atime_nsec()), (found.mtime(), found.mtime_nsec())];
+            (times, (found.ctime(), found.ctime_nsec()), found.mode(), found.uid(), found.gid())
+        };
+        let before = shown(file.metadata().unwrap());
+        assert_eq!(before.0, [(1_000_000_000, 7), (1_200_000_000, 7)]);
+        drop(file);
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&flags);
+        assert_eq!(shown(fs::metadata(mount.path("c/f")).unwrap()), before);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mount = env.mount(&flags);
+        assert_eq!(
+            shown(fs::metadata(mount.path("c/f")).unwrap()),
+            before,
+            "nor does its upload change them"
+        );
     });
 }
 
