@@ -209,6 +209,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_note_says_is_where_bytes_belong_and_not_when_they_were_written() {
+        let noted = meta("f");
+        let attributes = Attributes { mtime: Some(5), ctime: Some(6), ..Attributes::default() };
+        assert!(noted.says_the_same(&Meta { noted_at: 5, attributes, ..meta("f") }));
+        assert!(!noted.says_the_same(&meta("g")));
+        assert!(!noted.says_the_same(&Meta { replaces: Some("cfile_1".into()), ..meta("f") }));
+    }
+
+    #[test]
     fn a_dead_mounts_files_are_adopted_and_a_live_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let dead = Journal::open(dir.path()).unwrap();

@@ -58,9 +58,10 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Whether two notes differ in their age only.
+    /// Whether two notes differ in nothing but times and other attributes, which somebody who writes on
+    /// changes faster than they can be noted.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        *self == Self { noted_at: self.noted_at, ..other.clone() }
+        *self == Self { noted_at: self.noted_at, attributes: self.attributes, ..other.clone() }
     }
 }
 
