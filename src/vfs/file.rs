@@ -335,9 +335,7 @@ impl Vfs {
         let Some(node) = state.tree.get_mut(ino) else { return };
         node.handles = node.handles.saturating_sub(1);
         let (last, linked) = (node.handles == 0, node.linked);
-        if !linked && last {
-            state.drop_writer(ino);
-        }
+        let removed = (!linked && last).then(|| state.drop_writer(ino));
         let dirty = state.writers.get(&ino).is_some_and(|writer| {
             let inner = writer.inner();
             inner.is_dirty() && !inner.has_failed()
@@ -347,7 +345,7 @@ impl Vfs {
         let deferred = if last { state.deferred.remove(&ino) } else { None };
         state.tree.reap(ino);
         drop(state);
-        drop(unneeded);
+        drop((removed, unneeded));
         let vfs = self.clone();
         if save {
             self.behind.spawn(async move {

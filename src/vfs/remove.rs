@@ -7,6 +7,7 @@ use crate::api::{FileId, budget};
 use crate::content::Key;
 use crate::journal::steps;
 use crate::namespace::inode::{Ino, Kind};
+use crate::vfs::writer::Unneeded;
 use crate::vfs::{Error, Result, State, Vfs};
 
 impl Vfs {
@@ -88,12 +89,14 @@ impl Vfs {
         state.shelved.retain(|_, shelved| *shelved != ino);
         state.leave_directory(ino);
         state.tree.unlink(ino);
-        state.drop_writer(ino);
+        let unneeded = state.drop_writer(ino);
         if waits {
             state.deferred.insert(ino, unwanted);
         } else if behind {
             self.delete_behind(state, &unwanted);
         }
+        drop(guard);
+        drop(unneeded);
         Ok(())
     }
 }
@@ -109,20 +112,16 @@ impl State {
     }
 
     /// Drops unsent bytes whose file is no more. Who has it open goes on with bytes that have no name.
-    pub(super) fn drop_writer(&mut self, ino: Ino) {
+    pub(super) fn drop_writer(&mut self, ino: Ino) -> Unneeded {
         let is_open = self.tree.get(ino).is_some_and(|node| node.handles > 0);
-        let Some(writer) = self.writers.get(&ino).cloned() else { return };
+        let Some(writer) = self.writers.get(&ino).cloned() else { return Unneeded::default() };
         let mut inner = writer.inner();
         inner.removed = true;
-        let stagings: Vec<_> = if is_open {
+        if is_open {
             inner.share_stagings().collect()
         } else {
             self.writers.remove(&ino);
             inner.take_stagings().collect()
-        };
-        drop(inner);
-        for staging in stagings {
-            staging.discard();
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
 use crate::vfs::relocate::{Begun, Journey, Leg};
-use crate::vfs::writer::Writer;
+use crate::vfs::writer::{Unneeded, Writer};
 use crate::vfs::{Error, Result, State, Vfs};
 
 impl Vfs {
@@ -75,7 +75,9 @@ impl Vfs {
                 return Err(Error::quiet(libc::EPERM));
             }
             if is_link && target.is_none_or(|target| state.tree.file(target).is_none()) {
-                state.put(ino, target, to_parent, to_name);
+                let unneeded = state.put(ino, target, to_parent, to_name);
+                drop(state);
+                drop(unneeded);
                 return Ok(());
             }
             (ino, target, is_directory)
@@ -87,7 +89,8 @@ impl Vfs {
         if let Some(target) = target.filter(|_| !is_file && !is_directory) {
             // A link in the place of a file.
             self.remove_file(target).await?;
-            self.state().put(ino, None, to_parent, to_name);
+            let unneeded = self.state().put(ino, None, to_parent, to_name);
+            drop(unneeded);
             return Ok(());
         }
         if is_directory {
@@ -149,7 +152,8 @@ impl Vfs {
             return if send_now { self.save(ino, true).await } else { Ok(()) };
         }
         let Some(old) = server else {
-            self.state().put(ino, target, to, name);
+            let unneeded = self.state().put(ino, target, to, name);
+            drop(unneeded);
             return Ok(());
         };
         if self.config.write_back.is_some() && begun.is_none() && !self.state().open_for_writing(ino) {
@@ -173,7 +177,7 @@ impl Vfs {
         let legs = vec![Leg { ino, old, to: path.clone() }];
         let journey = Journey { container: container.clone(), from, to: path.clone(), legs, replaces, begun };
         let mut arrived = self.relocate(journey).await?;
-        let replaced = {
+        let (replaced, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
             let shelved =
@@ -192,10 +196,11 @@ impl Vfs {
                 }
             }
             state.leave_directory(ino);
-            state.put(ino, target, to, name);
+            let unneeded = state.put(ino, target, to, name);
             replaced.extend(state.arrived(&mut arrived));
-            replaced
+            (replaced, unneeded)
         };
+        drop(unneeded);
         self.settle_shelved(&replaced)?;
         self.finish(arrived, replaced).await;
         Ok(())
@@ -210,7 +215,7 @@ impl Vfs {
         to: Ino,
         name: &str,
     ) -> Result<bool> {
-        let closed = {
+        let (closed, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
             let path = state.tree.path_in(to, name);
@@ -226,14 +231,15 @@ impl Vfs {
                 state.inherit(target, writer);
             }
             state.leave_directory(ino);
-            state.put(ino, target, to, name);
+            let unneeded = state.put(ino, target, to, name);
             if self.scratch.class(name).is_none() {
                 // It takes its version on the server along.
                 state.shelved.retain(|_, shelved| *shelved != ino);
             }
             state.remember(ino);
-            !state.open_for_writing(ino)
+            (!state.open_for_writing(ino), unneeded)
         };
+        drop(unneeded);
         if writer.is_promised() {
             self.promise(ino, writer)?;
         }
@@ -365,18 +371,20 @@ impl State {
     }
 
     /// Puts a file under a name; what stands there goes, but for its open handles.
-    fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) {
+    fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) -> Unneeded {
+        let mut unneeded = Unneeded::default();
         for stands in self.standing(target, to, name, ino) {
-            self.make_room(stands);
+            unneeded.append(self.make_room(stands));
         }
         self.tree.rename(ino, to, name);
+        unneeded
     }
 
     /// Takes away what stands where a renamed file goes; open handles keep it.
-    pub(super) fn make_room(&mut self, target: Ino) {
+    pub(super) fn make_room(&mut self, target: Ino) -> Unneeded {
         self.failures.remove(&target);
         self.tree.unlink(target);
-        self.drop_writer(target);
+        self.drop_writer(target)
     }
 
     /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays

@@ -84,16 +84,13 @@ impl Vfs {
         tokio::task::spawn_blocking(move || note.map_or(Ok(()), |meta| staging.write_meta(&meta, true)))
             .await
             .map_err(|error| Error::told(libc::EIO, error.to_string()))??;
-        let replaced = {
+        let (replaced, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
             let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let real = (container, state.tree.path(ino));
-            let replaced = target.and_then(|target| {
-                let id = state.tree.file(target).and_then(|file| file.id().cloned());
-                state.make_room(target);
-                id
-            });
+            let replaced = target.and_then(|target| state.tree.file(target)?.id().cloned());
+            let unneeded = target.map(|target| state.make_room(target));
             writer.shelved();
             if class == Class::Deferred {
                 writer.inner().renamed_from.get_or_insert_with(|| real.1.clone());
@@ -103,8 +100,9 @@ impl Vfs {
             let id = state.tree.container(container).map(|container| container.container.id.clone());
             let replaced = replaced.and_then(|replaced| Some((id?, vec![replaced])));
             replaced.iter().for_each(|(container, ids)| self.bury_replaced(state, container, ids));
-            replaced
+            (replaced, unneeded)
         };
+        drop(unneeded);
         match class {
             Class::Local => self.settle_aside_later(ino),
             Class::Deferred => self.commit_in(GRACE, ino, &writer),
