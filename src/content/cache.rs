@@ -101,6 +101,13 @@ struct Entry {
     verified: bool,
 }
 
+impl Entry {
+    fn sum(&self) -> Option<String> {
+        let (_, _, sum) = parsed(self.path.file_name()?.to_str()?)?;
+        Some(sum.to_owned())
+    }
+}
+
 #[derive(Debug)]
 struct Shelves {
     disk: LruCache<String, Entry>,
@@ -287,16 +294,21 @@ impl Cache {
         self.adopt(key, copy, len, &checksum)
     }
 
-    /// Drops a version that is gone or no longer trusted.
-    pub fn remove(&self, key: &Key) {
+    /// Drops a version that is gone or no longer trusted. Returns its checksum, if it was here.
+    pub fn remove(&self, key: &Key) -> Option<String> {
         let mut shelves = self.shelves();
         if let Some(bytes) = shelves.memory.pop(&key.hash) {
             shelves.memory_bytes -= bytes.len() as u64;
         }
-        if let Some(entry) = shelves.disk.pop(&key.hash) {
-            shelves.disk_bytes -= entry.len;
-            let _ = fs::remove_file(entry.path);
-        }
+        let entry = shelves.disk.pop(&key.hash)?;
+        shelves.disk_bytes -= entry.len;
+        let _ = fs::remove_file(&entry.path);
+        entry.sum()
+    }
+
+    /// The checksum of a version that is here.
+    pub fn sum(&self, key: &Key) -> Option<String> {
+        self.shelves().disk.peek(&key.hash)?.sum()
     }
 
     /// Frees what can be freed, after the disk was found full.
@@ -306,6 +318,11 @@ impl Cache {
             let _ = fs::remove_file(entry.path);
         }
         shelves.disk_bytes = 0;
+    }
+
+    /// Bytes that the cache keeps to.
+    pub fn disk_limit(&self) -> u64 {
+        self.disk_limit
     }
 
     /// Sizes and hits.

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +29,12 @@ const WORTH_FINISHING: u64 = 256 << 10;
 
 /// Bytes of a file up to which a body without a length is not shown before its end.
 const HELD_BACK: u64 = 1 << 20;
+
+/// Bytes of one body that are kept in memory where the disk has no room.
+const SPILL_MAX: usize = 256 << 20;
+
+/// Bytes of a body whose length nobody tells are taken up to the size of the cache, or up to this number.
+const UNTOLD_MAX: u64 = 64 << 20;
 
 /// How often a cut body is taken up again.
 const RESUMPTIONS: u32 = 2;
@@ -50,6 +56,12 @@ pub enum Error {
         /// Bytes that came.
         got: u64,
     },
+    /// A cut body was taken up again, and what came is another version.
+    #[error("the file changed on the server while it was fetched")]
+    Changed,
+    /// A body without an end.
+    #[error("the server sent more than {0} bytes of a file whose length it does not tell")]
+    Endless(u64),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -333,6 +345,11 @@ impl Downloads {
         body
     }
 
+    /// Whether the bytes of a version are here or on their way.
+    pub fn has(&self, key: &Key) -> bool {
+        self.cache.contains(key) || lock(&self.flights).contains_key(key)
+    }
+
     /// How many downloads are under way.
     pub fn under_way(&self) -> usize {
         lock(&self.flights).len()
@@ -423,7 +440,10 @@ impl Task {
         if self.ranges {
             self.flight.pieces.offer();
         }
-        let mut skip = self.written.saturating_sub(content.start);
+        let (mut at, known) = (content.start, self.written);
+        if at > known {
+            return Err(Error::Changed);
+        }
         let expected = self.expected();
         // A small body whose length nobody tells is shown when it has turned out to be the right one.
         let hold_back = content.length.is_none() && expected.is_some_and(|expected| expected <= HELD_BACK);
@@ -432,16 +452,26 @@ impl Task {
             if expected.is_some_and(|expected| expected != total) {
                 return Err(api_error(content.wrong_length(total)));
             }
+            if self.flight.progress.borrow().total.is_some_and(|before| before != total) {
+                return Err(Error::Changed);
+            }
             self.flight.progress.send_modify(|progress| progress.total = Some(total));
         }
+        let untold = content.length.is_none() && expected.is_none();
+        let most = if untold { UNTOLD_MAX.max(self.downloads.cache.disk_limit()) } else { u64::MAX };
         while let Some(chunk) = content.chunk().await.map_err(api_error)? {
-            let known = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
-            skip -= known as u64;
-            let after = self.written + (chunk.len() - known) as u64;
-            if let Some(expected) = expected.filter(|expected| *expected < after) {
-                return Err(Error::Length { expected, got: after });
+            let again = clip(at, chunk.len(), known);
+            if again > 0 && self.flight.read(at, again)? != chunk[..again] {
+                return Err(Error::Changed);
             }
-            self.keep(&chunk[known..], hold_back);
+            at += chunk.len() as u64;
+            if let Some(expected) = expected.filter(|expected| *expected < at) {
+                return Err(Error::Length { expected, got: at });
+            }
+            if at > most {
+                return Err(Error::Endless(most));
+            }
+            self.keep(&chunk[again..], hold_back)?;
             let left = content
                 .length
                 .map_or(u64::MAX, |length| (content.start + length).saturating_sub(self.written));
@@ -452,21 +482,25 @@ impl Task {
                 return Ok(false);
             }
         }
-        Ok(true)
+        if at < known { Err(Error::Changed) } else { Ok(true) }
     }
 
-    fn keep(&mut self, bytes: &[u8], hold_back: bool) {
+    fn keep(&mut self, bytes: &[u8], hold_back: bool) -> Result<(), Error> {
         self.checksum.update(bytes);
-        let stored = match &mut self.temporary {
-            Some(file) => file.write_all(bytes).or_else(|_| {
+        let stored = match &self.temporary {
+            // A write that failed may have left its beginning: the next one begins where this one did.
+            Some(file) => file.as_file().write_all_at(bytes, self.written).or_else(|_| {
                 self.downloads.cache.clear();
                 file.as_file().write_all_at(bytes, self.written)
             }),
             None => Err(io::ErrorKind::StorageFull.into()),
         };
-        if stored.is_err() {
+        if let Err(error) = stored {
             self.temporary = None;
             let mut spill = lock(&self.flight.spill);
+            if spill.1.len() + bytes.len() > SPILL_MAX {
+                return Err(local(error));
+            }
             if spill.0 == u64::MAX {
                 spill.0 = self.written;
             }
@@ -487,6 +521,7 @@ impl Task {
                 due
             });
         }
+        Ok(())
     }
 
     /// The length that can be relied on, if there is one.

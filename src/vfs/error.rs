@@ -99,6 +99,7 @@ impl From<download::Error> for Error {
     fn from(error: download::Error) -> Self {
         match error {
             download::Error::Api(error) => error.into(),
+            endless @ download::Error::Endless(_) => Self::told(libc::EFBIG, endless.to_string()),
             other => Self::told(libc::EIO, other.to_string()),
         }
     }

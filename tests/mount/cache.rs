@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use containerfs::emulator::Kind;
+use containerfs::emulator::{Config, Fault, Kind, Profile};
 
-use crate::env::{Env, noise, on_both_profiles, on_openai, sha256, wait_until};
+use crate::env::{
+    Env, errno, fuse_is_missing, is_missing, noise, on_both_profiles, on_openai, on_plain, sha256, wait_until,
+};
+use crate::tools::Tmpfs;
 
 /// The files of the cache, whatever account or mount they belong to.
 fn cached(env: &Env) -> Vec<PathBuf> {
@@ -111,4 +114,45 @@ fn a_models_bytes_are_not_believed_by_the_next_mount() {
         let mount = env.mount(&["--content-ttl", "1h"]);
         assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"two");
     });
+}
+
+#[test]
+fn a_full_disk_under_the_cache_garbles_no_byte() {
+    if is_missing("root, who alone can mount a small disk", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    on_plain(|env| {
+        let id = env.container("c");
+        let bytes = |number: usize| [format!("{number:06}").as_bytes(), &noise((1 << 20) + number)].concat();
+        let files = (0..24).map(|number| (format!("/mnt/data/f{number:02}"), bytes(number)));
+        env.store().put_many(&id, files);
+        let cache = env.dir.path().join("cache");
+        let _disk = Tmpfs::mount(&cache, "2500k");
+        let mount = env.mount(&[]);
+        for _ in 0..2 {
+            for number in 0..24 {
+                let read = fs::read(mount.path(&format!("c/f{number:02}"))).unwrap();
+                assert!(read == bytes(number), "f{number:02} is another");
+            }
+        }
+        mount.sh("c", "mv f00 g00 && mv f23 g23");
+        assert!(env.bytes_on_server(&id, "g00") == bytes(0) && env.bytes_on_server(&id, "g23") == bytes(23));
+    });
+}
+
+#[test]
+fn a_body_without_an_end_is_given_up() {
+    if fuse_is_missing() {
+        return;
+    }
+    let env = Env::of(Config::new(Profile::Openai));
+    let id = env.container("c");
+    env.store().put_model_file(&id, "/mnt/data/endless", b"x");
+    env.store().put_upload(&id, "other", b"bytes");
+    env.inject(Kind::Content, Fault::HugeJson { bytes: 200 << 20 });
+    let mount = env.mount(&["--cache-size", "1MiB"]);
+    assert_eq!(errno(fs::metadata(mount.path("c/endless"))), libc::EFBIG);
+    assert!(bytes_cached(&env) <= 1 << 20, "{}", bytes_cached(&env));
+    env.emulator.faults().clear();
+    assert_eq!(fs::read(mount.path("c/other")).unwrap(), b"bytes");
 }

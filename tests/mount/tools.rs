@@ -166,10 +166,10 @@ fn on_a_small_disk(size: &str, test: impl Fn(&Env, &str, &Path)) {
 }
 
 /// A small disk; unmounted when it goes.
-struct Tmpfs<'a>(&'a Path);
+pub(crate) struct Tmpfs<'a>(&'a Path);
 
 impl<'a> Tmpfs<'a> {
-    fn mount(at: &'a Path, size: &str) -> Self {
+    pub(crate) fn mount(at: &'a Path, size: &str) -> Self {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=0700");
         let mounted =
