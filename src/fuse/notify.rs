@@ -13,26 +13,26 @@ use std::thread;
 use fuser::{INodeNo, Notifier};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::vfs::Invalidation;
+use crate::vfs::{Invalidation, Notice};
 
 /// An offset that stands for no page at all.
 const ATTRIBUTES_ALONE: i64 = -1;
 
 /// Passes invalidations on until the filesystem ends.
-pub(super) fn spawn(
-    notifier: Notifier,
-    mut invalidations: UnboundedReceiver<Invalidation>,
-) -> std::io::Result<()> {
+pub(super) fn spawn(notifier: Notifier, mut notices: UnboundedReceiver<Notice>) -> std::io::Result<()> {
     thread::Builder::new()
         .name("invalidation".to_owned())
         .spawn(move || {
-            while let Some(what) = invalidations.blocking_recv() {
+            while let Some(Notice { what, passed_on }) = notices.blocking_recv() {
                 let (ino, from) = match what {
                     Invalidation::Attributes(ino) => (ino, ATTRIBUTES_ALONE),
                     Invalidation::Entries(ino) => (ino, 0),
                 };
                 // What the kernel doesn't know it need not forget: ENOENT is the usual answer.
                 let _ = notifier.inval_inode(INodeNo(ino.0), from, 0);
+                if let Some(passed_on) = passed_on {
+                    let _ = passed_on.send(());
+                }
             }
         })
         .map(drop)

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::api::{Container, ContainerId, File, FileId};
 use crate::namespace::listed::Listed;
 use crate::namespace::records::Attributes;
+use crate::namespace::trust::Trust;
 
 /// An inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,8 +110,8 @@ pub struct FileNode {
     pub settled: bool,
     /// When the last list was asked for that showed that version.
     pub seen: Option<Instant>,
-    /// When its bytes were last asked for; what a model wrote is trusted for a while only.
-    pub fetched: Option<Instant>,
+    /// How far its bytes can be trusted, if a model wrote them.
+    pub trust: Trust,
     /// Length in bytes, and when it was learnt; `None` while the service hasn't told.
     pub size: Option<(u64, Instant)>,
     /// Open for writing here, or with bytes that are not on the server yet.
@@ -130,7 +131,7 @@ impl FileNode {
             server: Some(file),
             settled: true,
             seen: Some(now),
-            fetched: None,
+            trust: Trust::default(),
             size,
             held: false,
             attributes,
@@ -145,7 +146,7 @@ impl FileNode {
             server: None,
             settled: false,
             seen: None,
-            fetched: None,
+            trust: Trust::default(),
             size: None,
             held: true,
             attributes,
@@ -155,7 +156,9 @@ impl FileNode {
 
     /// Whether the length is known from a list or from here, and so for as long as the version is.
     pub fn length_is_told(&self) -> bool {
-        self.size_is_ours || self.server.as_ref().is_some_and(|server| server.bytes.is_some())
+        self.size_is_ours
+            || self.trust.past
+            || self.server.as_ref().is_some_and(|server| server.bytes.is_some())
     }
 
     /// The id of the version on the server.

@@ -90,6 +90,9 @@ impl Vfs {
             state.prefetch.looked(directory.0, front, files);
         }
         for (ino, container, file) in wanted {
+            if let Some(file) = state.tree.file_mut(ino) {
+                file.trust.asked.get_or_insert_with(Instant::now);
+            }
             state.fetched_ahead.insert(ino);
             state.looked_ahead.fetched(ino);
             self.fetch_ahead(ino, container, file);

@@ -111,7 +111,7 @@ impl Vfs {
     /// Attributes of an inode.
     ///
     /// # Errors
-    /// `ESTALE` or `ENOENT` if it is gone, or the server's when a size must be asked for.
+    /// `ESTALE` if it is gone or another version, or the server's when a size must be asked for.
     pub async fn getattr(self: &Arc<Self>, ino: Ino) -> Result<Entry> {
         if let Some(result) = self.getattr_now(ino) {
             return result;
@@ -121,7 +121,7 @@ impl Vfs {
         let state = self.state();
         let is_there = |node: &&Node| node.linked || node.handles > 0 || matches!(node.kind, Kind::Link(_));
         let node = state.tree.get(ino).filter(is_there);
-        let node = node.ok_or_else(|| Error::quiet(libc::ENOENT))?;
+        let node = node.ok_or_else(|| Error::quiet(libc::ESTALE))?;
         Ok(self.entry_of(&state, ino, node))
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::api::FileId;
-use crate::content::Body;
+use crate::content::{Body, download};
 use crate::namespace::inode::{FileNode, Ino, Kind, ROOT};
 use crate::namespace::names;
 use crate::vfs::{Entry, Error, Maker, Result, Vfs, descriptors, heartbeat};
@@ -25,7 +25,7 @@ pub(super) struct Handle {
     /// Threads that wrote through it.
     writers: Mutex<HashSet<u32>>,
     /// The version that is being read.
-    body: Mutex<Option<(FileId, Arc<Body>)>>,
+    pub(super) body: Mutex<Option<(FileId, Arc<Body>)>>,
 }
 
 impl Handle {
@@ -37,7 +37,7 @@ impl Handle {
         }
     }
 
-    fn body(&self) -> Option<(FileId, Arc<Body>)> {
+    pub(super) fn body(&self) -> Option<(FileId, Arc<Body>)> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -88,12 +88,8 @@ impl Vfs {
             }
             return Err(Error::quiet(errno));
         }
-        let keep_cache = {
-            let before = state.tree.file(ino).and_then(|file| file.fetched);
-            self.distrust_old_content(state, ino);
-            let after = state.tree.file(ino).and_then(|file| file.fetched);
-            before.is_none() || before == after
-        };
+        // Whoever empties it reads none of its bytes.
+        let keep_cache = if truncate { Ok(false) } else { self.reopen(state, ino) }?;
         if writable {
             let writer = state.writer(ino)?;
             if let Some(file) = state.tree.file_mut(ino) {
@@ -121,7 +117,7 @@ impl Vfs {
         if let Some(staging) = unfinished {
             self.note_unfinished(ino, &staging)?;
         }
-        Ok(Opened { handle, keep_cache: keep_cache && !truncate })
+        Ok(Opened { handle, keep_cache })
     }
 
     /// Creates and opens a file; it is on the server after its last close.
@@ -205,10 +201,9 @@ impl Vfs {
             return Err(error);
         }
         let (handle, container, server) = {
-            let mut state = self.state();
+            let state = self.state();
             let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
-            let file = state.tree.file_mut(handle.ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            file.fetched.get_or_insert_with(std::time::Instant::now);
+            let file = state.tree.file(handle.ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let (container, server) = (file.container, file.server.clone());
             let container = state.tree.container(container).map(|container| container.container.id.clone());
             let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?;
@@ -216,24 +211,19 @@ impl Vfs {
         };
         // Neither here nor there: that is no empty file.
         let server = server.ok_or_else(|| Error::quiet(libc::ESTALE))?;
-        let body = match handle.body() {
-            Some((id, body)) if id == server.id => body,
-            _ => {
-                let body = Arc::new(self.downloads.fetch(&container, &server));
-                let mut slot = handle.body.lock().unwrap_or_else(PoisonError::into_inner);
-                *slot = Some((server.id.clone(), body.clone()));
-                body
-            }
+        let (body, is_first) = match handle.body() {
+            Some((id, body)) if id == server.id => (body, false),
+            _ => self.body_for(&handle, &container, &server)?,
         };
         let read = body.read(offset, size).await;
-        if read.is_err() {
+        if let Err(error) = &read {
             // The next read asks again.
-            *handle.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.lost_track(&handle, matches!(error, download::Error::Changed));
         }
         let bytes = read
             .map_err(|error| self.noticed(&container, error.into()).on_open_handle())
             .inspect_err(|error| self.read_just_now.remember(number, asked, error))?;
-        self.learnt_length(handle.ino, &server.id, &body);
+        self.check_length(&handle, &server.id, is_first).await?;
         Ok(bytes)
     }
 
@@ -355,15 +345,6 @@ impl Vfs {
             });
         } else if let Some(unwanted) = deferred {
             self.behind.spawn(async move { vfs.delete(unwanted).await });
-        }
-    }
-
-    fn learnt_length(&self, ino: Ino, id: &FileId, body: &Body) {
-        let Some(len) = body.known_len() else { return };
-        let mut state = self.state();
-        let Some(file) = state.tree.file_mut(ino) else { return };
-        if file.id() == Some(id) && file.size.is_none_or(|(size, _)| size != len) {
-            file.size = Some((len, std::time::Instant::now()));
         }
     }
 }

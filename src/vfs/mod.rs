@@ -3,8 +3,8 @@
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
-//! server's; `commit` brings them there; `freshness` keeps listings young, and `shown` knows what the kernel
-//! may keep of them.
+//! server's; `commit` brings them there; `freshness` keeps listings young, `shown` knows what the kernel may
+//! keep of them, and `versions` tells a file from what stood under its id before.
 
 mod ahead;
 pub mod attr;
@@ -33,6 +33,7 @@ mod shelve;
 mod shown;
 mod sizes;
 mod status;
+mod versions;
 mod writer;
 mod xattr;
 
@@ -42,7 +43,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub use attr::{Attr, Entry, FileKind, Maker, SetAttr};
@@ -162,6 +163,18 @@ pub enum Invalidation {
     Entries(Ino),
 }
 
+/// An invalidation on its way to the kernel.
+#[derive(Debug)]
+pub struct Notice {
+    /// What it is about.
+    pub what: Invalidation,
+    /// Somebody waits until the kernel has it.
+    pub passed_on: Option<oneshot::Sender<()>>,
+}
+
+/// The kernel takes note of attributes at once; whoever waits for that waits no longer.
+const NOTICE_MAX: Duration = Duration::from_secs(1);
+
 /// A mounted filesystem.
 pub struct Vfs {
     client: Client,
@@ -174,8 +187,8 @@ pub struct Vfs {
     /// Uploads and deletions that run behind their caller.
     behind: TaskTracker,
     stopping: AtomicBool,
-    invalidations: mpsc::UnboundedSender<Invalidation>,
-    invalidations_out: Mutex<Option<mpsc::UnboundedReceiver<Invalidation>>>,
+    invalidations: mpsc::UnboundedSender<Notice>,
+    invalidations_out: Mutex<Option<mpsc::UnboundedReceiver<Notice>>>,
     /// Held while it is found out whether the server keeps directories.
     probing: tokio::sync::Mutex<()>,
     started: Instant,
@@ -318,7 +331,7 @@ impl Vfs {
     }
 
     /// What the kernel must forget, from now on. The first caller gets it.
-    pub fn take_invalidations(&self) -> Option<mpsc::UnboundedReceiver<Invalidation>> {
+    pub fn take_invalidations(&self) -> Option<mpsc::UnboundedReceiver<Notice>> {
         self.invalidations_out.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -353,7 +366,18 @@ impl Vfs {
     }
 
     fn invalidate(&self, what: Invalidation) {
-        let _ = self.invalidations.send(what);
+        let _ = self.invalidations.send(Notice { what, passed_on: None });
+    }
+
+    /// The same, and waits until the kernel knows, if there is one.
+    async fn invalidate_now(&self, what: Invalidation) {
+        if self.invalidations_out.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return;
+        }
+        let (passed_on, known) = oneshot::channel();
+        if self.invalidations.send(Notice { what, passed_on: Some(passed_on) }).is_ok() {
+            let _ = tokio::time::timeout(NOTICE_MAX, known).await;
+        }
     }
 
     /// Takes a container that is gone from the server out of the root, and passes the error on.

@@ -34,15 +34,8 @@ impl Vfs {
         };
         let body = self.downloads.fetch(&container, &server);
         match body.total().await.map_err(Error::from) {
-            Ok(size) => {
-                let mut state = self.state();
-                let Some(file) = state.tree.file_mut(ino) else { return Ok(()) };
-                if file.id() == Some(&server.id) {
-                    let before = file.size.replace((size, Instant::now()));
-                    if before.is_some_and(|(before, _)| before != size) {
-                        self.invalidate(Invalidation::Attributes(ino));
-                    }
-                }
+            Ok(len) => {
+                self.learnt_again(ino, (&container, &server), &body, len).await;
                 Ok(())
             }
             Err(error) => {
@@ -85,24 +78,6 @@ impl Vfs {
             drop(answers);
             vfs.state().sizing.remove(&directory);
         }));
-    }
-
-    /// Bytes of what a model wrote are asked for again once they are older than the content TTL.
-    pub(super) fn distrust_old_content(&self, state: &mut super::State, ino: Ino) {
-        let Some(file) = state.tree.file_mut(ino) else { return };
-        let trusted = file.size_is_ours || file.server.as_ref().is_none_or(|server| server.source == "user");
-        if trusted || file.fetched.is_some_and(|at| at.elapsed() < self.config.content_ttl) {
-            return;
-        }
-        let first = file.fetched.replace(Instant::now()).is_none();
-        let (container, server) = (file.container, file.server.clone());
-        if first {
-            return;
-        }
-        if let (Some(container), Some(server)) = (state.tree.container(container), server) {
-            let key = crate::content::Key::new(&container.container.id, &server);
-            self.downloads.cache().remove(&key);
-        }
     }
 
     fn hide_phantom(&self, ino: Ino) {

@@ -39,6 +39,7 @@ mod system;
 mod tools;
 mod transfers;
 mod unmount;
+mod versions;
 mod watchdog;
 mod write_back;
 mod writing;

@@ -6,10 +6,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::Duration;
 
-use containerfs::emulator::{Fault, FaultRule, Kind};
+use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::sys::stat::{major, minor};
 
-use crate::env::{ino, is_missing, noise, on_both_profiles, on_openai, sha256, wait_until};
+use crate::env::{
+    Env, fuse_is_missing, ino, is_missing, noise, on_both_profiles, on_openai, sha256, wait_until,
+};
 
 #[test]
 fn a_length_that_the_service_does_not_tell_is_right() {
@@ -161,6 +163,37 @@ fn a_cut_body_is_taken_up_again() {
         assert_eq!(sha256(&fs::read(mount.path("c/f.bin")).unwrap()), sha256(&noise(3 << 20)));
         assert_eq!(env.count(Kind::Content), 2);
     });
+}
+
+#[test]
+fn a_cut_body_is_not_taken_up_with_the_bytes_of_another_version() {
+    // What comes by range and is as long as before cannot be told apart.
+    for (ranges, len) in
+        [(true, 2 << 20), (true, 4 << 20), (false, 2 << 20), (false, 3 << 20), (false, 4 << 20)]
+    {
+        let mut config = Config::new(Profile::Plain);
+        config.quirks.ranges = ranges;
+        if fuse_is_missing() {
+            return;
+        }
+        let env = Env::of(config);
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/f", &vec![b'1'; 3 << 20]);
+        let file = env.store().files(&id)[0].id.clone();
+        let mount = env.mount(&["--no-prefetch"]);
+        let faults = env.emulator.faults();
+        faults.inject(FaultRule::once(Kind::Content, Fault::CutBody { after: 1 << 20 }));
+        faults.inject(FaultRule::once(Kind::Content, Fault::Delay { millis: 700 }));
+        let read = thread::scope(|scope| {
+            let reader = scope.spawn(|| fs::read(mount.path("c/f")));
+            wait_until("the rest is asked for", || env.count(Kind::Content) == 2);
+            env.store().rewrite_model_file(&id, &file, &vec![b'2'; len]);
+            reader.join().unwrap()
+        });
+        let read = read.map(|bytes| bytes.len()).map_err(|error| error.raw_os_error());
+        assert_eq!(read, Err(Some(libc::ESTALE)), "ranges {ranges}, {len} bytes");
+        assert!(fs::read(mount.path("c/f")).unwrap() == vec![b'2'; len], "it can be opened again");
+    }
 }
 
 #[test]

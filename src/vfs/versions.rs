@@ -1,0 +1,209 @@
+//! A file that a model wrote may be another one under the same id.
+//!
+//! Its bytes are trusted for `--content-ttl`, then asked for again. If they are found to be others, another
+//! inode stands under the name, and whoever has the old one open goes on with what was opened. Where they
+//! cannot be compared, because not all of them were here, nobody is shown a mixture all the same: the kernel
+//! drops its pages at the next open, or, as long as somebody has the old inode open, is sent to a new one.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::api::{self, ContainerId};
+use crate::content::{Body, Key};
+use crate::namespace::inode::{FileNode, Ino, Kind};
+use crate::namespace::trust::Doubt;
+use crate::vfs::file::Handle;
+use crate::vfs::{Error, Invalidation, Result, State, Vfs};
+
+/// Bytes of a file up to which it is fetched whole to be compared with what it was.
+const WORTH_COMPARING: u64 = 1 << 20;
+
+impl Vfs {
+    /// Bytes of what a model wrote are asked for again once they are older than the content TTL.
+    pub(super) fn distrust_old_content(&self, state: &mut State, ino: Ino) {
+        let Some(file) = state.tree.file_mut(ino).filter(|file| !file.is_for_good()) else { return };
+        if file.trust.asked.is_some_and(|at| at.elapsed() < self.config.content_ttl) {
+            return;
+        }
+        let is_first = file.trust.asked.replace(Instant::now()).is_none();
+        if !is_first {
+            self.doubt(state, ino);
+        }
+    }
+
+    /// The bytes that were handed out may not be the server's any more. Who has them open keeps them.
+    fn doubt(&self, state: &mut State, ino: Ino) {
+        let Some((container, server)) = state.version(ino) else { return };
+        for handle in state.handles.values().filter(|handle| handle.ino == ino && handle.body().is_none()) {
+            if let Some(body) = self.downloads.present(&container, &server) {
+                handle.reads(&server.id, Arc::new(body));
+            }
+        }
+        let sum = self.downloads.cache().remove(&Key::new(&container, &server));
+        let Some(file) = state.tree.file_mut(ino) else { return };
+        if file.trust.handed_out && !file.held {
+            let len = file.size.map(|(len, _)| len);
+            file.trust.doubt.get_or_insert(Doubt { len, sum });
+        }
+    }
+
+    /// The length of a version is known again: `len`. Finds out whether its bytes are what they were.
+    pub(super) async fn learnt_again(
+        &self,
+        ino: Ino,
+        (container, server): (&ContainerId, &api::File),
+        body: &Body,
+        len: u64,
+    ) {
+        let doubt = self.state().tree.file(ino).and_then(|file| file.trust.doubt.clone());
+        let is_open_question = |doubt: &Doubt| doubt.sum.is_some() && doubt.is_about(len, None).is_none();
+        if len <= WORTH_COMPARING && doubt.as_ref().is_some_and(is_open_question) {
+            // What cannot be compared stays in doubt.
+            let _ = body.whole().await;
+        }
+        let sum = self.downloads.cache().sum(&Key::new(container, server));
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(file) = state.tree.file_mut(ino).filter(|file| file.id() == Some(&server.id)) else {
+            return;
+        };
+        match file.trust.doubt.as_ref().and_then(|doubt| doubt.is_about(len, sum.as_deref())) {
+            Some(false) => return self.renew(state, ino, Some(len)),
+            Some(true) => file.trust.doubt = None,
+            None => {}
+        }
+        let before = file.size.replace((len, Instant::now()));
+        if before.is_some_and(|(before, _)| before != len) {
+            self.invalidate(Invalidation::Attributes(ino));
+        }
+    }
+
+    /// Somebody opens a file. Returns whether the kernel's pages of it are right.
+    ///
+    /// # Errors
+    /// `ESTALE`: they are not, and somebody reads them. The kernel looks again and finds another inode.
+    pub(super) fn reopen(&self, state: &mut State, ino: Ino) -> Result<bool> {
+        let asked = state.tree.file(ino).and_then(|file| file.trust.asked);
+        self.distrust_old_content(state, ino);
+        let Some((container, server)) = state.version(ino) else { return Ok(true) };
+        let is_open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
+        let Some(file) = state.tree.file_mut(ino).filter(|file| !file.is_for_good()) else { return Ok(true) };
+        if file.held {
+            return Ok(asked.is_none() || asked == file.trust.asked);
+        }
+        let is_lost = || !is_open && !self.downloads.has(&Key::new(&container, &server));
+        if !file.trust.handed_out || (file.trust.doubt.is_none() && !is_lost()) {
+            return Ok(true);
+        }
+        if is_open {
+            self.renew(state, ino, None);
+            return Err(Error::quiet(libc::ESTALE));
+        }
+        (file.trust.doubt, file.trust.handed_out) = (None, false);
+        Ok(false)
+    }
+
+    /// Another inode stands under the name of `ino`, for a version of `len` bytes if that is known.
+    fn renew(&self, state: &mut State, ino: Ino, len: Option<u64>) {
+        let Some(node) = state.tree.get(ino).filter(|node| node.linked) else { return };
+        let (parent, name) = (node.parent, node.name.clone());
+        let Some(file) = state.tree.file_mut(ino).filter(|file| !file.held) else { return };
+        let Some(server) = file.server.clone() else { return };
+        file.trust.past = true;
+        let now = Instant::now();
+        let mut fresh = FileNode::listed(file.container, server, file.attributes, now);
+        (fresh.settled, fresh.seen, fresh.trust.asked) = (file.settled, file.seen, file.trust.asked);
+        fresh.size = len.map(|len| (len, now)).or(fresh.size);
+        state.tree.unlink(ino);
+        state.tree.insert(parent, &name, Kind::File(Box::new(fresh)));
+        self.invalidate(Invalidation::Attributes(ino));
+    }
+
+    /// The bytes that `handle` reads, asked for if need be: those that others read who have the same inode
+    /// open. Also returns whether these are the first of the inode.
+    pub(super) fn body_for(
+        self: &Arc<Self>,
+        handle: &Handle,
+        container: &ContainerId,
+        server: &api::File,
+    ) -> Result<(Arc<Body>, bool)> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let file = state.tree.file_mut(handle.ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        file.trust.asked.get_or_insert_with(Instant::now);
+        let (is_past, is_for_good) = (file.trust.past, file.is_for_good() && !file.trust.past);
+        let is_first = !std::mem::replace(&mut file.trust.handed_out, true);
+        if !is_for_good {
+            let others = state.handles.values().filter(|other| other.ino == handle.ino);
+            let shared = others.filter_map(|other| other.body()).find(|(id, _)| *id == server.id);
+            if let Some((id, body)) = shared {
+                handle.reads(&id, body.clone());
+                return Ok((body, is_first));
+            }
+        }
+        drop(guard);
+        if is_past {
+            return Err(Error::quiet(libc::ESTALE));
+        }
+        let body = Arc::new(self.downloads.fetch(container, server));
+        handle.reads(&server.id, body.clone());
+        Ok((body, is_first))
+    }
+
+    /// Bytes have come whose length is known by now. What the kernel thinks of it is put right before it has
+    /// them.
+    ///
+    /// # Errors
+    /// `ESTALE` if they are not what was handed out before.
+    pub(super) async fn check_length(&self, handle: &Handle, id: &api::FileId, is_first: bool) -> Result<()> {
+        let Some((_, body)) = handle.body() else { return Ok(()) };
+        let Some(len) = body.known_len() else { return Ok(()) };
+        {
+            let mut state = self.state();
+            let Some(file) = state.tree.file_mut(handle.ino).filter(|file| file.id() == Some(id)) else {
+                return Ok(());
+            };
+            let before = file.size.map(|(before, _)| before);
+            if before == Some(len) || file.trust.past {
+                return Ok(());
+            }
+            if before.is_some() && !is_first && !file.is_for_good() {
+                file.trust.doubt.get_or_insert(Doubt { len: before, sum: None });
+                return Err(Error::told(libc::ESTALE, "the file changed on the server while it was read"));
+            }
+            file.size = Some((len, Instant::now()));
+        }
+        self.invalidate_now(Invalidation::Attributes(handle.ino)).await;
+        Ok(())
+    }
+
+    /// A read has failed: what is asked for next may be another version, or is known to be.
+    pub(super) fn lost_track(&self, handle: &Handle, is_another: bool) {
+        handle.forget_body();
+        let mut state = self.state();
+        let Some(file) = state.tree.file_mut(handle.ino).filter(|file| !file.is_for_good()) else { return };
+        let len = file.size.map(|(len, _)| len);
+        file.trust.doubt.get_or_insert(Doubt { len, sum: None });
+        if is_another {
+            self.renew(&mut state, handle.ino, None);
+        }
+    }
+}
+
+impl State {
+    /// The version on the server that a file shows.
+    fn version(&self, ino: Ino) -> Option<(ContainerId, Arc<api::File>)> {
+        let file = self.tree.file(ino)?;
+        Some((self.tree.container(file.container)?.container.id.clone(), file.server.clone()?))
+    }
+}
+
+impl Handle {
+    fn reads(&self, id: &api::FileId, body: Arc<Body>) {
+        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.clone(), body));
+    }
+
+    fn forget_body(&self) {
+        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

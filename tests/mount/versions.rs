@@ -1,0 +1,126 @@
+//! A model's file that is written again under its id: nobody reads two versions in one.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use containerfs::emulator::Kind;
+use serde_json::Value;
+
+use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, wait_until};
+
+const LARGE: usize = 4 << 20;
+
+/// Trusts what a model wrote for a moment only.
+const SHORT: [&str; 4] = ["--ttl", "200ms", "--content-ttl", "400ms"];
+
+/// The only file of a container, and its id.
+fn written(env: &Env, bytes: &[u8]) -> (String, String) {
+    let id = env.container("c");
+    env.store().put_model_file(&id, "/mnt/data/f", bytes);
+    let file = env.store().files(&id)[0].id.clone();
+    (id, file)
+}
+
+fn is_read(mount: &Mount, bytes: &[u8]) -> bool {
+    fs::read(mount.path("c/f")).is_ok_and(|read| read == bytes)
+}
+
+fn read_at(file: &File, offset: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    bytes
+}
+
+fn idle(env: &Env, mount: &Mount) {
+    wait_until("nothing is under way", || {
+        let output = env.command(&["status", "--json", mount.dir.to_str().unwrap()]).output().unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        status[0]["downloads"] == 0
+    });
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+#[test]
+fn another_version_of_the_same_length_is_read_after_the_content_ttl() {
+    on_both_profiles(|env| {
+        let (id, file) = written(env, b"state: RUNNING");
+        let mount = env.mount(&SHORT);
+        assert!(is_read(&mount, b"state: RUNNING"));
+        env.store().rewrite_model_file(&id, &file, b"state: STOPPED");
+        wait_until("the new bytes are read", || is_read(&mount, b"state: STOPPED"));
+        assert!(is_read(&mount, b"state: STOPPED"), "and they stay");
+    });
+}
+
+#[test]
+fn a_file_is_another_inode_when_its_bytes_are_others_and_only_then() {
+    on_openai(|env| {
+        let (id, file) = written(env, b"state: RUNNING");
+        let mount = env.mount(&SHORT);
+        let path = mount.path("c/f");
+        assert!(is_read(&mount, b"state: RUNNING"));
+        let before = inode(&path);
+        let asked = env.count(Kind::Content);
+        wait_until("it is asked for again", || {
+            inode(&path) != before || env.count(Kind::Content) > asked + 1
+        });
+        assert_eq!(inode(&path), before, "nothing has changed");
+        assert!(is_read(&mount, b"state: RUNNING"));
+        env.store().rewrite_model_file(&id, &file, b"state: STOPPED");
+        wait_until("it is another", || inode(&path) != before);
+        assert!(is_read(&mount, b"state: STOPPED"));
+    });
+}
+
+#[test]
+fn a_large_file_that_was_read_in_part_is_never_a_mixture() {
+    on_both_profiles(|env| {
+        let (old, new) = (vec![b'1'; LARGE], vec![b'2'; LARGE]);
+        let (id, file) = written(env, &old);
+        let mount = env.mount(&SHORT);
+        assert_eq!(read_at(&File::open(mount.path("c/f")).unwrap(), 0, 64 << 10), old[..64 << 10]);
+        env.store().rewrite_model_file(&id, &file, &new);
+        wait_until("the new version is read", || {
+            let read = fs::read(mount.path("c/f")).unwrap();
+            assert!(read == old || read == new, "two versions in one");
+            read == new
+        });
+    });
+}
+
+#[test]
+fn who_has_a_file_open_goes_on_with_the_version_that_was_opened() {
+    for len in [14, LARGE] {
+        on_both_profiles(|env| {
+            let (old, new) = (vec![b'1'; len], vec![b'2'; len]);
+            let (id, file) = written(env, &old);
+            let mount = env.mount(&SHORT);
+            let open = File::open(mount.path("c/f")).unwrap();
+            assert_eq!(read_at(&open, 0, 14), old[..14]);
+            idle(env, &mount);
+            env.store().rewrite_model_file(&id, &file, &new);
+            wait_until("others read the new version", || is_read(&mount, &new));
+            assert!(read_at(&open, 0, len) == old, "{len} bytes");
+            assert_eq!(open.metadata().unwrap().len(), len as u64);
+            drop(open);
+            assert!(is_read(&mount, &new));
+        });
+    }
+}
+
+#[test]
+fn what_has_grown_since_its_length_was_asked_for_is_read_to_its_end() {
+    on_openai(|env| {
+        let (id, file) = written(env, &noise(3 << 20));
+        let mount = env.mount(&["--ttl", "1h", "--content-ttl", "1h"]);
+        assert_eq!(fs::metadata(mount.path("c/f")).unwrap().len(), 3 << 20);
+        idle(env, &mount);
+        env.store().rewrite_model_file(&id, &file, &noise(LARGE));
+        assert_eq!(mount.sh("c", "cat f | wc -c").trim(), LARGE.to_string());
+        assert!(is_read(&mount, &noise(LARGE)));
+    });
+}
