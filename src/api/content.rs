@@ -12,7 +12,8 @@ use crate::api::budget;
 use crate::api::client::Client;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::Permit;
-use crate::api::transport::{Reply, enough, innermost};
+use crate::api::pace::enough;
+use crate::api::transport::{Reply, innermost};
 
 const OPERATION: &str = "content";
 

@@ -10,6 +10,7 @@ mod pace;
 mod paging;
 mod pool;
 pub mod priority;
+mod queues;
 mod raw;
 mod redact;
 mod retry;

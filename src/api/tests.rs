@@ -13,6 +13,8 @@ use super::model::{CreateContainer, ListParams};
 use super::{Client, ClientConfig, Container, ContainerId, Cursors, ErrorKind, File, FileId, List};
 use crate::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile};
 
+mod moving;
+
 const KEY: &str = "sk-test-0123456789";
 
 fn client(base_url: &str) -> Client {

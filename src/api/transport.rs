@@ -3,7 +3,7 @@
 //! Metadata calls have one deadline for all attempts. A transfer may take as long as it likes while at least
 //! 1 KiB/s moves. Waiting for a connection of one's own counts for neither.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,9 +20,10 @@ use crate::api::client::ClientConfig;
 use crate::api::content::Part;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::{Gate, Permit};
-use crate::api::pace::Pace;
+use crate::api::pace::Progress;
 use crate::api::pool::{Pool, is_refused};
 use crate::api::priority::{self, Priority};
+use crate::api::queues::{Queues, queues};
 use crate::api::redact::Redactor;
 use crate::api::retry;
 use crate::api::stats::Counters;
@@ -33,9 +34,6 @@ const JSON_MAX: usize = 32 << 20;
 
 /// An error body, at most.
 const ERROR_MAX: usize = 64 << 10;
-
-/// Bytes a second below which a transfer counts as stuck (DESIGN §6).
-const SLOWEST: u64 = 1 << 10;
 
 /// How often it is looked whether an upload still moves.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -118,6 +116,8 @@ pub(super) struct Transport {
     pub(super) redactor: Redactor,
     /// The `Date` of the last reply, and when it came.
     date: Mutex<Option<(HeaderValue, SystemTime)>>,
+    /// The port that the last reply came from.
+    port: AtomicU16,
 }
 
 impl Transport {
@@ -132,6 +132,7 @@ impl Transport {
             counters: Counters::default(),
             redactor: Redactor::new(config),
             date: Mutex::new(None),
+            port: AtomicU16::new(0),
         }
     }
 
@@ -303,6 +304,9 @@ impl Transport {
             request = request.header(RANGE, range);
         }
         let response = request.send().await.map_err(|error| Failure::from(broken(call, &error)))?;
+        if let Some(from) = response.remote_addr() {
+            self.port.store(from.port(), Ordering::Relaxed);
+        }
         if let Some(date) = response.headers().get(DATE) {
             let now = SystemTime::now();
             *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some((date.clone(), now));
@@ -348,8 +352,8 @@ impl Transport {
         }
     }
 
-    /// Waits while bytes go out. After the last one as long as the buffers on the way may take for the rest,
-    /// and one window.
+    /// Waits while bytes are handed over or leave. After the last one as long as the buffers on the way may
+    /// take for the rest, and one window.
     async fn while_it_moves<T>(
         &self,
         deadline: Instant,
@@ -358,34 +362,32 @@ impl Transport {
         moved: &AtomicU64,
     ) -> std::result::Result<T, Failure> {
         let mut work = std::pin::pin!(work);
-        let (begun, length) = (Instant::now(), call.length());
-        let window = deadline.saturating_duration_since(begun);
-        let (mut before, mut since) = (0, begun);
-        let (mut deadline, mut pace) = (deadline, Pace::default());
+        let begun = Instant::now();
+        let mut progress = Progress::new(begun, deadline, call.length());
         loop {
-            if let Ok(outcome) = timeout_at(deadline.min(Instant::now() + LOOK_AGAIN), &mut work).await {
+            let look = progress.deadline().min(Instant::now() + LOOK_AGAIN);
+            if let Ok(outcome) = timeout_at(look, &mut work).await {
                 self.counters.sent(moved.load(Ordering::Relaxed));
-                budget::give_back(since.duration_since(begun));
+                budget::give_back(progress.last() - begun);
                 return outcome;
             }
             let (sent, now) = (moved.load(Ordering::Relaxed), Instant::now());
-            if sent - before >= enough(now - since) {
-                let rest = if sent >= length { pace.rest(now - begun, length) } else { Duration::ZERO };
-                pace.looked(now - begun, sent);
-                (before, since) = (sent, now);
-                deadline = now + window + rest;
-            } else if now >= deadline {
+            if progress.handed_over(now, sent) {
+                continue;
+            }
+            progress.left(now, &self.queues(call).await, self.load().1);
+            if now >= progress.deadline() {
                 return Err(late(call));
             }
         }
     }
-}
 
-/// Bytes that must move within `time`.
-pub(super) fn enough(time: Duration) -> u64 {
-    let bytes = (time.as_secs_f64() * SLOWEST as f64).ceil();
-    // Far below 2⁵³: times are minutes.
-    (bytes as u64).max(1)
+    /// What the kernel holds for the server.
+    async fn queues(&self, call: &Call) -> Queues {
+        // A proxy has a port of its own.
+        let ports = [call.url.port_or_known_default().unwrap_or(0), self.port.load(Ordering::Relaxed)];
+        tokio::task::spawn_blocking(move || queues(&ports)).await.unwrap_or_default()
+    }
 }
 
 /// A failed attempt, and the wait that the server asked for.

@@ -9,8 +9,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
-/// Bytes read from disk at once.
-const CHUNK: usize = 256 << 10;
+/// Bytes read from disk at once, and handed over uncounted if there are no more.
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// The bytes of an upload.
 #[derive(Clone, Debug)]
