@@ -15,9 +15,6 @@ use crate::content::prefetch::{NEAR, SMALL};
 use crate::namespace::inode::Ino;
 use crate::vfs::{State, Vfs};
 
-/// Bytes that may be fetched ahead in one go.
-const BYTES_AHEAD: u64 = 32 << 20;
-
 /// Files fetched ahead that nobody has read yet are remembered up to this number.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
 
@@ -47,9 +44,22 @@ impl LookedAhead {
         self.unread.put(ino, ());
     }
 
+    /// It came to nothing, and may be tried again.
+    fn missed(&mut self, ino: Ino) {
+        self.unread.pop(&ino);
+    }
+
     fn opened(&mut self, ino: Ino) {
         self.usage.read += u64::from(self.unread.pop(&ino).is_some());
     }
+}
+
+/// A small file that is not here.
+struct Worth {
+    container: ContainerId,
+    file: Arc<api::File>,
+    /// Bytes; those of the largest of its kind while they are not known.
+    len: u64,
 }
 
 impl Vfs {
@@ -76,50 +86,65 @@ impl Vfs {
         };
         let front = state.tree.get(Ino(ahead.after)).filter(|node| node.linked && node.parent == directory);
         let front = front.map_or(name, |node| node.name.clone());
-        let (mut room, mut looked) = (BYTES_AHEAD, None);
-        let mut wanted = Vec::new();
+        let (mut room, mut looked) = (ahead.bytes, None);
+        let (mut wanted, mut fetched) = (Vec::new(), Vec::new());
         for (count, (_, next)) in after(&front).take(ahead.files).enumerate() {
             if let Some(found) = self.worth_fetching(state, *next) {
-                let Some(left) = room.checked_sub(found.2.bytes.unwrap_or(SMALL)) else { break };
+                let Some(left) = room.checked_sub(found.len) else { break };
                 room = left;
-                wanted.push(found);
+                fetched.push((next.0, count, found.len));
+                wanted.push((*next, found));
             }
             looked = Some((next.0, count + 1));
         }
         if let Some((front, files)) = looked {
-            state.prefetch.looked(directory.0, front, files);
+            state.prefetch.looked(directory.0, front, files, &fetched);
         }
-        for (ino, container, file) in wanted {
+        for (ino, worth) in wanted {
             if let Some(file) = state.tree.file_mut(ino) {
                 file.trust.asked.get_or_insert_with(Instant::now);
             }
             state.fetched_ahead.insert(ino);
             state.looked_ahead.fetched(ino);
-            self.fetch_ahead(ino, container, file);
+            self.fetch_ahead(directory, ino, worth);
         }
         self.renew_lists(state, directory);
     }
 
-    fn worth_fetching(&self, state: &State, ino: Ino) -> Option<(Ino, ContainerId, Arc<api::File>)> {
+    /// `None` of what is large, here already, or has been fetched ahead once: what the cache has lost since
+    /// it would lose again.
+    fn worth_fetching(&self, state: &State, ino: Ino) -> Option<Worth> {
         let file = state.tree.file(ino)?;
         let server = file.server.clone()?;
-        let small = file
-            .size
-            .or(server.bytes.map(|bytes| (bytes, Instant::now())))
-            .is_none_or(|(size, _)| size <= SMALL);
+        let len = file.size.map(|(size, _)| size).or(server.bytes);
         let container = state.tree.container(file.container)?.container.id.clone();
         let known = state.fetched_ahead.contains(&ino)
+            || state.looked_ahead.unread.contains(&ino)
             || state.local_len(ino).is_some()
             || self.downloads.cache().contains(&Key::new(&container, &server));
-        (small && !known).then_some((ino, container, server))
+        let len = len.unwrap_or(SMALL);
+        (len <= SMALL && !known).then_some(Worth { container, file: server, len })
     }
 
-    fn fetch_ahead(self: &Arc<Self>, ino: Ino, container: ContainerId, file: Arc<api::File>) {
+    fn fetch_ahead(self: &Arc<Self>, directory: Ino, ino: Ino, worth: Worth) {
         let vfs = self.clone();
         tokio::spawn(priority::with(Urgency::Ahead, async move {
-            // Whoever waits for it learns what became of it.
-            let _ = vfs.downloads.fetch(&container, &file).whole().await;
-            vfs.state().fetched_ahead.remove(&ino);
+            let body = vfs.downloads.fetch(&worth.container, &worth.file);
+            // Whoever waits for it learns what became of it. One that turns out large is let go.
+            let total = body.total().await;
+            if let Ok(len) = total {
+                vfs.learnt_again(ino, (&worth.container, &worth.file), &body, len).await;
+            }
+            let fetched = match total {
+                Ok(len) if len <= SMALL => body.whole().await.ok(),
+                _ => None,
+            };
+            let mut state = vfs.state();
+            state.fetched_ahead.remove(&ino);
+            state.prefetch.turned_out(directory.0, ino.0, fetched.unwrap_or(0));
+            if fetched.is_none() {
+                state.looked_ahead.missed(ino);
+            }
         }));
     }
 }

@@ -286,7 +286,7 @@ impl Vfs {
             undeleted: Vec::new(),
             failures: HashMap::new(),
             shelved: HashMap::new(),
-            prefetch: Prefetch::new(),
+            prefetch: Prefetch::new(config.cache_size),
             making: freshness::Making::default(),
             renewing: std::collections::HashSet::new(),
             fetched_ahead: std::collections::HashSet::new(),

@@ -56,6 +56,27 @@ fn nothing_is_fetched_ahead_out_of_order_or_when_it_is_forbidden() {
 }
 
 #[test]
+fn what_is_fetched_ahead_is_bounded_in_bytes_and_nothing_is_fetched_twice() {
+    let read_in_order = |env: &Env, flags: &[&str], files: usize, read: usize, len: usize| {
+        let id = env.container("c");
+        let bytes = noise(len);
+        env.store()
+            .put_many(&id, (0..files).map(|number| (format!("/mnt/data/f{number:03}"), bytes.as_slice())));
+        let mount = env.mount(flags);
+        mount.sh("c", &format!("ls > /dev/null; cat $(ls | head -n {read}) > /dev/null"));
+        // Whatever else was asked for.
+        thread::sleep(Duration::from_millis(500));
+        env.count(Kind::Content)
+    };
+    on_plain(|env| {
+        let fetched = read_in_order(env, &[], 100, 12, 1 << 20);
+        assert!((20..=12 + 32).contains(&fetched), "{fetched}");
+    });
+    on_plain(|env| assert_eq!(read_in_order(env, &["--cache-size", "8MiB"], 60, 60, 1 << 20), 60));
+    on_plain(|env| assert_eq!(read_in_order(env, &["--cache-size", "16MiB"], 80, 80, 900 << 10), 80));
+}
+
+#[test]
 fn lists_are_renewed_amid_a_run_before_anybody_has_to_wait_for_them() {
     on_openai(|env| {
         let id = env.container("c");
