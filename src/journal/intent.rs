@@ -49,15 +49,12 @@ pub enum Intent {
         #[serde(deserialize_with = "random_name")]
         base: String,
     },
-    /// A POST whose answer was lost, and whose bytes nobody wants any more: what it made is deleted once a
-    /// list shows it.
+    /// A POST whose answer was lost: what it made is deleted once a list shows it, unless it is wanted then.
     Forget {
         /// Where it went.
         container: ContainerId,
         /// What was sent.
         sent: Sent,
-        /// When, in seconds since the epoch.
-        at: i64,
     },
 }
 

@@ -87,6 +87,9 @@ pub struct Sent {
     pub sha256: Option<String>,
     /// Ids that the path had before.
     pub known: Vec<FileId>,
+    /// When, in nanoseconds since the epoch; none if nobody wrote that down.
+    #[serde(default)]
+    pub at: Option<i64>,
 }
 
 /// A staging file. It outlives this value until [`Staging::discard`]: bytes are never dropped by accident.

@@ -264,11 +264,13 @@ impl Vfs {
             let container = state.tree.containers.get(&to.container).copied();
             container.map(|container| state.versions_of(container, &to.path)).unwrap_or_default()
         };
+        let at = attr::now();
         let sending = Sent {
             path: to.path.clone(),
             len: frozen.len,
             sha256: None,
             known: known.iter().cloned().collect(),
+            at: Some(at),
         };
         writer.sending(sending.clone());
         let noted = {
@@ -290,7 +292,7 @@ impl Vfs {
         let sent = self.client.upload_watched(&to.container, &filename, body, announced.sent()).await;
         if sent.as_ref().is_err_and(|error| error.may_have_happened) {
             let sha256 = frozen.staging.sha256()?;
-            self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known));
+            self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known, at));
         }
         Ok((sent?, Some(announced)))
     }
@@ -447,7 +449,7 @@ impl super::State {
         };
         let path = destination.map_or_else(|| self.tree.path(ino), |destination| destination.path.clone());
         let under_way = self.writers.get(&ino).and_then(|writer| writer.inner().sending_present());
-        let lost = self.lost_posts(&container).filter(|lost| lost.path == path).map(Lost::to_sent);
+        let lost = self.lost_posts(&container).filter(|lost| lost.path == path).flat_map(Lost::to_sents);
         let sent = lost.chain(under_way).collect();
         let writer = self.writers.get(&ino);
         Some(Meta {

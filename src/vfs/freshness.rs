@@ -248,7 +248,7 @@ impl Vfs {
         }
         if let Some(container) = which {
             if self.state().lost_posts(&container).next().is_some() {
-                tokio::spawn(self.clone().sweep_lost(container.clone()));
+                tokio::spawn(self.clone().sweep_lost(container.clone(), started));
             }
             for (ino, id) in changes.missing {
                 let vfs = self.clone();

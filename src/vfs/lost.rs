@@ -1,5 +1,6 @@
 //! POSTs whose answer was lost. There is no idempotency key (API.md "Wire"), so the list is asked before the
-//! same bytes are sent again; what is found later is a version that the newer save replaces.
+//! same bytes are sent again; what is found later is a version that the newer save replaces. Each is written
+//! down by itself, and known to later mounts until its outcome is.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,10 +19,12 @@ use crate::vfs::{Error, Result, State, Vfs, attr};
 /// Bytes that are read at once when contents are compared.
 const PIECE: usize = 256 << 10;
 
-/// What a lost POST made appears in a list within this time, or never.
-const FORGOTTEN_AFTER: i64 = 3600;
+/// What a POST makes is made within this time, in seconds, or never. Proxies and servers end a request after
+/// minutes; the rest is for clocks that differ. What is younger is somebody else's, and a list that was asked
+/// for later tells the outcome.
+const MADE_WITHIN: i64 = 3600;
 
-/// A POST that may have happened.
+/// POSTs of the same bytes under the same name that may have happened.
 #[derive(Clone, Debug)]
 pub(super) struct Lost {
     pub(super) container: ContainerId,
@@ -31,12 +34,32 @@ pub(super) struct Lost {
     pub(super) sha256: String,
     /// Ids that the path had before, or that are known to come from elsewhere.
     pub(super) known: HashSet<FileId>,
-    /// When it was sent, in seconds since the epoch.
-    pub(super) at: i64,
-    /// Say so after a crash, whatever becomes of the bytes: one for each time that the same was sent in
-    /// vain.
-    noted: Vec<Arc<Noted>>,
+    /// One for each time that they were sent in vain: each may have made a version.
+    posts: Vec<Post>,
 }
+
+#[derive(Clone, Debug)]
+struct Post {
+    /// When it was sent, in nanoseconds since the epoch.
+    at: i64,
+    /// Says so after a crash, and to the next mount, whatever becomes of the bytes.
+    noted: Option<Arc<Noted>>,
+}
+
+impl Post {
+    /// When what it makes is made at the latest, in seconds since the epoch.
+    fn until(&self) -> i64 {
+        (self.at / NANOS).saturating_add(MADE_WITHIN)
+    }
+
+    fn strike_out(&self) {
+        if let Some(noted) = &self.noted {
+            noted.done();
+        }
+    }
+}
+
+const NANOS: i64 = 1_000_000_000;
 
 /// A version that a lost POST has made.
 pub(super) struct FoundVersion {
@@ -63,25 +86,34 @@ impl Vfs {
             return Ok(Vec::new());
         }
         self.ensure_listed_since(container, Instant::now()).await?;
-        let mut found = Vec::new();
+        let mut found: Vec<FoundVersion> = Vec::new();
         for mut lost in lost {
-            lost.known.extend(found.iter().map(|other: &FoundVersion| other.file.id.clone()));
-            if let Some(version) = self.version_of(lost).await?
-                && self.state().found(&version)
-            {
-                found.push(version);
+            for _ in 0..lost.posts.len() {
+                lost.known.extend(found.iter().map(|other| other.file.id.clone()));
+                match self.version_of(lost.clone()).await? {
+                    Some(version) if self.state().found(&version) => found.push(version),
+                    _ => break,
+                }
             }
         }
         Ok(found)
     }
 
     /// Deletes what lost POSTs have made and newer saves have replaced; called behind a fresh list. What has
-    /// not been saved since waits, unseen, for the next try to find it.
-    pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId) {
-        let lost: Vec<Lost> =
-            self.state().lost_posts(&container).filter(|lost| !lost.is_forgotten()).cloned().collect();
+    /// not been saved since waits, unseen, for the next try to find it. The list was asked for at `asked`:
+    /// what it should show by then and doesn't has never been made.
+    pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId, asked: Instant) {
+        let asked = attr::now() / NANOS - i64::try_from(asked.elapsed().as_secs()).unwrap_or(i64::MAX);
+        let lost: Vec<Lost> = self.state().lost_posts(&container).cloned().collect();
         for lost in lost {
-            let Ok(Some(found)) = self.version_of(lost).await else { continue };
+            let found = match self.version_of(lost.clone()).await {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    self.state().never_made(&lost, asked);
+                    continue;
+                }
+                Err(_) => continue,
+            };
             {
                 let mut guard = self.state();
                 let state = &mut *guard;
@@ -121,52 +153,55 @@ impl Vfs {
 }
 
 impl Lost {
-    /// A POST that was sent just now.
+    /// A POST that was sent `at`, in nanoseconds since the epoch.
     pub(super) fn new(
         container: &ContainerId,
         path: &str,
         len: u64,
         sha256: String,
         known: HashSet<FileId>,
+        at: i64,
     ) -> Self {
-        let at = attr::now() / 1_000_000_000;
-        Self {
-            container: container.clone(),
-            path: path.to_owned(),
-            len,
-            sha256,
-            known,
-            at,
-            noted: Vec::new(),
-        }
+        let posts = vec![Post { at, noted: None }];
+        Self { container: container.clone(), path: path.to_owned(), len, sha256, known, posts }
     }
 
-    /// What an intent of an earlier mount says; `None` if it is of no use any more.
-    pub(super) fn of_intent(container: ContainerId, sent: Sent, at: i64, noted: Noted) -> Option<Self> {
-        let known = sent.known.into_iter().collect();
-        let noted = vec![Arc::new(noted)];
-        let lost = Self { container, path: sent.path, len: sent.len, sha256: sent.sha256?, known, at, noted };
-        let forgotten = lost.is_forgotten();
-        if forgotten {
-            lost.strike_out();
-        }
-        (!forgotten).then_some(lost)
+    /// What an intent of an earlier mount says; `None` if it says too little.
+    pub(super) fn of_intent(container: &ContainerId, sent: Sent, noted: Noted) -> Option<Self> {
+        let mut lost = Self::of_sent(container, sent, attr::now(), || None)?;
+        lost.posts[0].noted = Some(Arc::new(noted));
+        Some(lost)
+    }
+
+    /// What a note from `noted_at` says beside bytes, whose SHA-256 `beside` tells; `None` if it says too
+    /// little.
+    pub(super) fn of_sent(
+        container: &ContainerId,
+        sent: Sent,
+        noted_at: i64,
+        beside: impl FnOnce() -> Option<String>,
+    ) -> Option<Self> {
+        let sha256 = sent.sha256.or_else(beside)?;
+        // Clocks are set back, and notes are written by others.
+        let at = sent.at.unwrap_or(noted_at).min(attr::now());
+        Some(Self::new(container, &sent.path, sent.len, sha256, sent.known.into_iter().collect(), at))
     }
 
     fn is_same(&self, other: &Self) -> bool {
         self.sha256 == other.sha256 && other.is_of(&self.container, &self.path)
     }
 
-    fn is_forgotten(&self) -> bool {
-        (attr::now() / 1_000_000_000).saturating_sub(self.at) > FORGOTTEN_AFTER
+    fn intent(&self, post: &Post) -> Intent {
+        Intent::Forget { container: self.container.clone(), sent: self.to_sent(post) }
     }
 
-    fn strike_out(&self) {
-        self.noted.iter().for_each(|noted| noted.done());
-    }
-
-    fn intent(&self) -> Intent {
-        Intent::Forget { container: self.container.clone(), sent: self.to_sent(), at: self.at }
+    /// Writes down of each what is known of it.
+    fn note(&self) {
+        for post in &self.posts {
+            if let Some(Err(error)) = post.noted.as_ref().map(|noted| noted.write(&self.intent(post))) {
+                tracing::warn!(%error, "a lost answer was not written down");
+            }
+        }
     }
 
     pub(super) fn is_of(&self, container: &ContainerId, path: &str) -> bool {
@@ -177,54 +212,97 @@ impl Lost {
         !self.known.contains(&file.id)
             && file.source == "user"
             && file.bytes.is_none_or(|bytes| bytes == self.len)
+            && self.posts.iter().any(|post| file.created_at <= post.until())
             && names::shown_path(file).join("/") == self.path
     }
 
-    /// What the journal keeps of it.
-    pub(super) fn to_sent(&self) -> Sent {
+    /// What the journal keeps of it, of each POST.
+    pub(super) fn to_sents(&self) -> impl Iterator<Item = Sent> {
+        self.posts.iter().map(|post| self.to_sent(post))
+    }
+
+    fn to_sent(&self, post: &Post) -> Sent {
         let mut known: Vec<FileId> = self.known.iter().cloned().collect();
         known.sort();
-        Sent { path: self.path.clone(), len: self.len, sha256: Some(self.sha256.clone()), known }
+        Sent {
+            path: self.path.clone(),
+            len: self.len,
+            sha256: Some(self.sha256.clone()),
+            known,
+            at: Some(post.at),
+        }
     }
 }
 
 impl Vfs {
     /// The answer of a POST was lost. Written down by itself, because its bytes may be removed.
     pub(super) fn note_lost(&self, mut lost: Lost) {
-        let noted = self.journal.intend(&lost.intent());
-        let noted = noted.inspect_err(|error| tracing::warn!(%error, "a lost answer was not written down"));
-        lost.noted = noted.ok().map(Arc::new).into_iter().collect();
+        if self.state().knows_of(&lost) {
+            return;
+        }
+        for at in 0..lost.posts.len() {
+            let noted = self.journal.intend(&lost.intent(&lost.posts[at]));
+            let noted =
+                noted.inspect_err(|error| tracing::warn!(%error, "a lost answer was not written down"));
+            lost.posts[at].noted = noted.ok().map(Arc::new);
+        }
         self.state().add_lost(lost);
     }
 }
 
 impl State {
-    /// Remembers a POST that may have happened, once.
+    /// Remembers a POST that may have happened.
     pub(super) fn add_lost(&mut self, lost: Lost) {
         match self.lost.iter_mut().find(|other| other.is_same(&lost)) {
             Some(other) => {
                 other.known.extend(lost.known);
-                other.at = other.at.max(lost.at);
-                other.noted.extend(lost.noted);
+                other.posts.extend(lost.posts);
             }
             None => self.lost.push(lost),
         }
+    }
+
+    /// Whether these very POSTs are remembered. Takes in what else is known of them.
+    fn knows_of(&mut self, lost: &Lost) -> bool {
+        let Some(other) = self.lost.iter_mut().find(|other| other.is_same(lost)) else { return false };
+        let all = lost.posts.iter().all(|post| other.posts.iter().any(|other| other.at == post.at));
+        if all && !lost.known.is_subset(&other.known) {
+            other.known.extend(lost.known.iter().cloned());
+            other.note();
+        }
+        all
     }
 
     /// What a lost POST has made is known: it is lost no longer. False if somebody else has found it
     /// meanwhile, or it has turned out to be another upload's.
     fn found(&mut self, version: &FoundVersion) -> bool {
         let still_lost = |other: &Lost| other.is_same(&version.lost) && other.may_be(&version.file);
-        if !self.lost.iter().any(still_lost) {
-            return false;
-        }
-        for found in self.lost.extract_if(.., |other| other.is_same(&version.lost)) {
-            found.strike_out();
+        let Some(at) = self.lost.iter().position(still_lost) else { return false };
+        let lost = &mut self.lost[at];
+        // Which of several it was is not known; the oldest is the first to be forgotten.
+        let oldest = (0..lost.posts.len()).min_by_key(|post| lost.posts[*post].at);
+        oldest.into_iter().for_each(|post| lost.posts.swap_remove(post).strike_out());
+        lost.known.insert(version.file.id.clone());
+        lost.note();
+        if lost.posts.is_empty() {
+            self.lost.swap_remove(at);
         }
         if let Some(withheld) = self.withheld.get_mut(&version.lost.container) {
             withheld.retain(|file| file.id != version.file.id);
         }
         true
+    }
+
+    /// A list that was asked for then, in seconds since the epoch, shows nothing of it.
+    fn never_made(&mut self, lost: &Lost, asked: i64) {
+        let container = self.tree.containers.get(&lost.container);
+        if container.and_then(|ino| self.tree.container(*ino)).is_none_or(|container| container.has_unread) {
+            return;
+        }
+        for lost in self.lost.iter_mut().filter(|other| other.is_same(lost)) {
+            lost.posts.extract_if(.., |post| post.until() < asked).for_each(|post| post.strike_out());
+        }
+        self.lost.retain(|lost| !lost.posts.is_empty());
     }
 
     /// A version that was withheld is somebody else's after all: the next list shows it.
@@ -250,11 +328,7 @@ impl State {
     pub(super) fn not_lost(&mut self, container: &ContainerId, path: &str, id: &FileId) {
         for lost in self.lost.iter_mut().filter(|lost| lost.is_of(container, path)) {
             lost.known.insert(id.clone());
-            for noted in &lost.noted {
-                if let Err(error) = noted.write(&lost.intent()) {
-                    tracing::warn!(%error, "a lost answer was not written down");
-                }
-            }
+            lost.note();
         }
     }
 

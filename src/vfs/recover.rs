@@ -23,9 +23,9 @@ impl Vfs {
         for adopted in self.journal.adopt() {
             match adopted {
                 Adopted::Staging(staging) => stagings.push((staging.meta(), staging)),
-                Adopted::Intent(noted, Intent::Forget { container, sent, at }) => {
+                Adopted::Intent(noted, Intent::Forget { container, sent }) => {
                     // Known before anything is looked for or sent.
-                    if let Some(lost) = Lost::of_intent(container, sent, at, noted) {
+                    if let Some(lost) = Lost::of_intent(&container, sent, noted) {
                         self.state().add_lost(lost);
                     }
                 }
@@ -54,6 +54,9 @@ impl Vfs {
     }
 
     fn adopt(&self, meta: Option<Meta>, staging: Staging) -> Option<Ino> {
+        if let Some(meta) = &meta {
+            self.remember_lost(meta, &staging);
+        }
         let mut guard = self.state();
         let state = &mut *guard;
         let Some(meta) = meta else {
@@ -87,7 +90,6 @@ impl Vfs {
             state.unfinished.push(Left { name, reason });
             return None;
         };
-        state.remember_lost(&meta, &staging);
         let older = state.supersede(container, &meta);
         match staging.len() {
             Ok(len) => {
@@ -109,6 +111,16 @@ impl Vfs {
                 let name = state.shown_in(&meta.container, &meta.path);
                 state.unfinished.push(Left { name, reason: error.to_string() });
                 None
+            }
+        }
+    }
+
+    /// POSTs that were begun before the crash may have happened, whatever becomes of the bytes.
+    fn remember_lost(&self, meta: &Meta, staging: &Staging) {
+        for sent in &meta.sent {
+            let beside = || staging.sha256().ok();
+            if let Some(lost) = Lost::of_sent(&meta.container, sent.clone(), meta.noted_at, beside) {
+                self.note_lost(lost);
             }
         }
     }
@@ -136,15 +148,6 @@ impl State {
         let id = self.tree.file(ino).and_then(|file| file.id().cloned());
         self.tree.unlink(ino);
         Some((id, writer))
-    }
-
-    /// POSTs that were begun before the crash may have happened.
-    fn remember_lost(&mut self, meta: &Meta, staging: &Staging) {
-        for sent in &meta.sent {
-            let Ok(sha256) = sent.sha256.clone().map_or_else(|| staging.sha256(), Ok) else { continue };
-            let known = sent.known.iter().cloned().collect();
-            self.add_lost(Lost::new(&meta.container, &sent.path, sent.len, sha256, known));
-        }
     }
 
     fn show_unsent(&mut self, container: Ino, meta: &Meta, staging: Staging, len: u64) -> Ino {

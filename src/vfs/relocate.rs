@@ -15,7 +15,7 @@ use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Noted, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::lost::Lost;
-use crate::vfs::{Error, Result, State, Vfs, commit};
+use crate::vfs::{Error, Result, State, Vfs, attr, commit};
 
 /// Files of a rename that travel at once.
 const AT_ONCE: usize = 8;
@@ -173,9 +173,10 @@ impl Vfs {
             let announced = self.announce(container, &leg.to, len, &known);
             let body = UploadBody::File { path: staging.data(), len };
             steps::step();
+            let at = attr::now();
             let sent = self.client.upload_watched(container, &filename, body, announced.sent()).await;
             if sent.as_ref().is_err_and(|error| error.may_have_happened) {
-                self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known));
+                self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known, at));
             }
             let new = Arc::new(commit::as_uploaded(sent?, len));
             self.settle_shelved_before(&new.id);

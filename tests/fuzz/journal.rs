@@ -204,10 +204,10 @@ fn attributes() -> impl Strategy<Value = Value> {
 }
 
 fn sent() -> impl Strategy<Value = Value> {
-    (path(), ids(), number()).prop_map(|(path, known, len)| {
+    (path(), ids(), number(), prop::option::of(number())).prop_map(|(path, known, len, at)| {
         // Of no bytes, so that it may be a file of ours.
         let sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        json!({"path": path, "len": len, "sha256": sha256, "known": known})
+        json!({"path": path, "len": len, "sha256": sha256, "known": known, "at": at})
     })
 }
 
@@ -245,8 +245,8 @@ fn intent() -> impl Strategy<Value = String> {
             .prop_map(|(name, known)| json!({"intent": "create_container", "name": name, "known": [known]})),
         1 => (container(), base)
             .prop_map(|(container, base)| json!({"intent": "probe", "container": container, "base": base})),
-        1 => (container(), sent(), number())
-            .prop_map(|(container, sent, at)| json!({"intent": "forget", "container": container, "sent": sent, "at": at})),
+        1 => (container(), sent())
+            .prop_map(|(container, sent)| json!({"intent": "forget", "container": container, "sent": sent})),
     ]
     .prop_map(|intent| intent.to_string())
 }

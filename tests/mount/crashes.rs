@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -11,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 use containerfs::emulator::{Fault, FaultRule};
 
-use crate::env::{Env, noise, on_both_profiles, save, sha256, wait_until};
+use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, save, sha256, wait_until};
 
 const LOSES_THE_ANSWER: Fault = Fault::ResetAfter;
 
@@ -83,6 +84,79 @@ fn a_daemon_that_dies_before_the_answer_leaves_one_version() {
             assert_eq!(env.bytes_on_server(&id, "f"), bytes.as_bytes());
             assert_eq!(env.store().files(&id).len(), 1);
         }
+    });
+}
+
+/// A server that takes its time over a POST, and a mount that doesn't wait for it; another one has sent the
+/// bytes again.
+fn sent_again_while_the_first_post_is_under_way(env: &Env, end: impl FnOnce(Mount)) {
+    let mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangBefore));
+    assert_eq!(save(&mount.path("c/f"), b"precious"), Ok(()));
+    wait_until("the POST is under way", || env.count(Upload) == 1);
+    end(mount);
+    let mount = env.mount(&[]);
+    assert_eq!(mount.unmount(env), (0, 0), "a POST that may have happened is nothing to wait for");
+    assert_eq!(env.count(Upload), 2);
+    assert_eq!(env.command(&["pending", "list"]).status().unwrap().code(), Some(0));
+}
+
+fn intents(env: &Env) -> Vec<PathBuf> {
+    let mut found = vec![env.dir.path().join("state")];
+    let mut intents = Vec::new();
+    while let Some(directory) = found.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            found.push(entry.path());
+            intents.extend(Some(entry.path()).filter(|path| path.ends_with("intent.json")));
+        }
+    }
+    intents
+}
+
+#[test]
+fn a_post_that_lands_after_a_later_mount_has_sent_it_again_is_found_by_any_after_that() {
+    let forced = |env: &Env, mut mount: Mount| {
+        env.command(&["unmount", "--force"]).arg(&mount.dir).output().unwrap();
+        assert_eq!(mount.wait(), 3);
+    };
+    on_openai(|env| {
+        let id = env.container("c");
+        sent_again_while_the_first_post_is_under_way(env, |mount| forced(env, mount));
+        // Nothing of it in the next one either.
+        assert_eq!(env.mount(&[]).names("c"), ["f"]);
+        let ours = env.versions(&id, "f")[0].id.clone();
+        env.store().put_upload(&id, "f", b"precious");
+        // Of the same name and length, from elsewhere.
+        env.store().put_upload(&id, "f", b"somebody");
+        let mount = env.mount(&[]);
+        mount.names("c");
+        wait_until("it is gone", || env.versions(&id, "f").len() == 2);
+        wait_until("it is forgotten", || intents(env).is_empty());
+        assert!(env.versions(&id, "f").iter().any(|file| file.id == ours));
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mount = env.mount(&[]);
+        wait_until("both are shown", || mount.names("c").len() == 2);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"somebody");
+    });
+}
+
+#[test]
+fn what_is_made_an_hour_after_a_lost_post_is_somebody_elses() {
+    on_openai(|env| {
+        let id = env.container("c");
+        sent_again_while_the_first_post_is_under_way(env, |mut mount| mount.kill());
+        let [intent] = intents(env).try_into().unwrap();
+        let mut noted: serde_json::Value = serde_json::from_slice(&fs::read(&intent).unwrap()).unwrap();
+        let at = noted["sent"]["at"].as_i64().unwrap();
+        noted["sent"]["at"] = (at - 2 * 3600 * 1_000_000_000).into();
+        fs::write(&intent, noted.to_string()).unwrap();
+        env.store().put_upload(&id, "f", b"precious");
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c").len(), 2);
+        wait_until("it is forgotten", || intents(env).is_empty());
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.versions(&id, "f").len(), 2);
+        assert_eq!(env.count(DeleteFile), 0);
     });
 }
 
