@@ -201,6 +201,7 @@ mod tests {
             noted_at: 0,
             attributes: Attributes::default(),
             closed: true,
+            arrived: false,
             reason: None,
             refused: false,
             shelved: None,

@@ -107,9 +107,9 @@ pub fn items(state_dir: &Path) -> Vec<Item> {
 fn item(dir: PathBuf, live: bool) -> Option<Item> {
     let bytes = fs::symlink_metadata(dir.join("data")).ok().filter(fs::Metadata::is_file)?.len();
     let meta: Option<Meta> = note::read(&dir, NOTE).ok();
-    // Open in a mount, or moved aside while the server has it: nobody waits for it.
+    // Open in a mount, or moved aside or left open while the server has it: nobody waits for it.
     let waits = match &meta {
-        Some(meta) => meta.shelved.is_none() && (meta.closed || (!live && bytes > 0)),
+        Some(meta) => meta.shelved.is_none() && !meta.arrived && (meta.closed || (!live && bytes > 0)),
         None => !live && bytes > 0,
     };
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -45,6 +45,9 @@ pub struct Meta {
     pub attributes: Attributes,
     /// Whether the writer closed or fsynced it.
     pub closed: bool,
+    /// Whether the server has these very bytes: they are here because a program still has the file open.
+    #[serde(default)]
+    pub arrived: bool,
     /// Why it is not on the server, if that was tried.
     pub reason: Option<String>,
     /// Whether the server refused it for good.
@@ -262,11 +265,11 @@ impl Staging {
         Ok(hex::encode(digest.finalize()))
     }
 
-    /// Takes the promise back: these bytes are on the server, and changes of them are nobody's until the next
-    /// close.
+    /// Takes the promise back: these bytes are on the server, and nobody waits for them. Before they are
+    /// changed they need another note.
     pub fn retract(&self) {
         let Some(mut meta) = self.meta() else { return };
-        (meta.closed, meta.reason, meta.shelved) = (false, None, None);
+        (meta.closed, meta.arrived, meta.reason, meta.shelved) = (false, true, None, None);
         meta.sent.clear();
         if let Err(error) = self.write_meta(&meta, false) {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot change a note");

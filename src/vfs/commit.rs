@@ -460,6 +460,7 @@ impl super::State {
             noted_at: attr::now(),
             attributes: file.attributes,
             closed: true,
+            arrived: false,
             reason: None,
             refused: false,
             shelved: self.shelved_from(ino).map(|from| Shelved { from, just_now: false }),

@@ -22,6 +22,7 @@ mod keep_alive;
 mod locate;
 mod lookup;
 mod lost;
+mod prepare;
 mod recover;
 mod relocate;
 mod remove;

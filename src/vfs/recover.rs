@@ -63,7 +63,7 @@ impl Vfs {
             state.unfinished(&staging, staging.data().display().to_string());
             return None;
         };
-        if meta.shelved.as_ref().is_some_and(|shelved| shelved.just_now) {
+        if meta.arrived || meta.shelved.as_ref().is_some_and(|shelved| shelved.just_now) {
             // The server has it, and shows it under its real name.
             staging.discard();
             return None;

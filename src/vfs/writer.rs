@@ -18,7 +18,7 @@ use crate::vfs::{Error, Result, State, Vfs, attr};
 pub(super) struct Writer {
     inner: Mutex<Inner>,
     /// Held while the bytes of the version underneath are fetched.
-    prepare: tokio::sync::Mutex<()>,
+    pub(super) prepare: tokio::sync::Mutex<()>,
     /// Held while a generation travels: uploads of one file keep their order.
     pub(super) travelling: Arc<tokio::sync::Mutex<()>>,
     /// When the version underneath was seen.
@@ -29,7 +29,7 @@ pub(super) struct Writer {
 pub(super) struct Inner {
     /// `None` until the bytes of the version underneath are here.
     pub(super) staging: Option<Arc<Staging>>,
-    len: u64,
+    pub(super) len: u64,
     /// Counts changes.
     pub(super) generation: u64,
     /// The change that the server has.
@@ -41,6 +41,8 @@ pub(super) struct Inner {
     frozen: bool,
     /// The present bytes are closed, and a note beside them says so.
     promised: bool,
+    /// The note beside the present bytes says that the server has them.
+    noted_as_arrived: bool,
     /// Older bytes that were promised, or travel: they stay until newer ones are promised or have arrived.
     kept: Vec<Arc<Staging>>,
     /// Promised bytes of a file that this one took the place of: they stay just as long.
@@ -82,15 +84,26 @@ impl Inner {
         self.staging.as_ref().is_some_and(|present| Arc::ptr_eq(present, staging))
     }
 
-    /// Whether the present bytes may not be changed where they are.
-    fn is_fixed(&self) -> bool {
-        self.frozen || self.promised
+    /// Whether the present bytes may not be changed where they are: they travel, are promised, or have to be
+    /// because the file was renamed.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.frozen || self.promised || (self.noted_as_arrived && self.is_dirty())
+    }
+
+    /// Whether the present bytes may be changed once their note no longer says that the server has them.
+    pub(super) fn is_to_be_noted(&self) -> bool {
+        self.noted_as_arrived && !self.is_fixed()
+    }
+
+    /// A note that says so lies beside them.
+    pub(super) fn was_noted(&mut self) {
+        self.noted_as_arrived &= self.is_fixed();
     }
 
     /// Puts a staging file in the place of the present one. Returns that one if nobody needs it.
-    fn put(&mut self, staging: Arc<Staging>) -> Option<Arc<Staging>> {
+    pub(super) fn put(&mut self, staging: Arc<Staging>) -> Option<Arc<Staging>> {
         let (fixed, passed_on) = (self.is_fixed(), self.passed_on);
-        (self.frozen, self.promised, self.passed_on) = (false, false, false);
+        (self.frozen, self.promised, self.noted_as_arrived, self.passed_on) = (false, false, false, false);
         let old = self.staging.replace(staging)?;
         if passed_on {
             return None;
@@ -193,6 +206,7 @@ impl Writer {
                 failed: None,
                 frozen: false,
                 promised: false,
+                noted_as_arrived: false,
                 kept: Vec::new(),
                 inherited: Vec::new(),
                 passed_on: false,
@@ -249,7 +263,7 @@ impl Writer {
     /// Writes; `None` if the bytes are not here yet or are frozen.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Option<std::io::Result<()>> {
         let mut inner = self.inner();
-        if inner.is_fixed() {
+        if inner.is_fixed() || inner.noted_as_arrived {
             return None;
         }
         let staging = inner.staging.clone()?;
@@ -277,7 +291,7 @@ impl Writer {
     /// Truncates or extends; `None` if the bytes are not here yet or may not be changed where they are.
     pub(super) fn set_len(&self, len: u64) -> Option<std::io::Result<()>> {
         let mut inner = self.inner();
-        if inner.is_fixed() {
+        if inner.is_fixed() || inner.noted_as_arrived {
             return None;
         }
         let staging = inner.staging.clone()?;
@@ -311,7 +325,7 @@ impl Writer {
         let in_place = inner.is_present(&frozen.staging);
         if in_place {
             inner.frozen = false;
-            inner.promised = !arrived;
+            (inner.promised, inner.noted_as_arrived) = (!arrived, arrived);
         }
         if !arrived {
             return;
@@ -346,7 +360,7 @@ impl Writer {
         if !inner.is_present(staging) {
             return Unneeded::default();
         }
-        inner.promised = true;
+        (inner.promised, inner.noted_as_arrived) = (true, false);
         let travels = inner.travels;
         let older = inner.kept.extract_if(.., |older| Some(older.serial()) != travels).collect();
         let mut unneeded = Unneeded(older);
@@ -376,6 +390,7 @@ impl Writer {
             inner.sent = inner.generation;
             if let Some(staging) = &inner.staging {
                 staging.retract();
+                inner.noted_as_arrived = true;
             }
         }
         clean
@@ -480,56 +495,6 @@ impl Vfs {
             let ino = ino.ok_or_else(|| Error::quiet(libc::EBADF))?;
             self.prepare(ino, u64::MAX).await?;
         }
-    }
-
-    /// Sees to it that the bytes of a file are here, as they are.
-    pub(super) async fn bring_here(&self, ino: Ino) -> Result<Arc<Writer>> {
-        let writer = self.state().writer(ino)?;
-        if writer.len().is_some() { Ok(writer) } else { self.prepare(ino, u64::MAX).await }
-    }
-
-    /// Sees to it that the bytes of a file are here and may be changed; at most the first `keep` bytes of the
-    /// version underneath are needed.
-    pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<Arc<Writer>> {
-        let (writer, container) = {
-            let mut state = self.state();
-            let writer = state.writer(ino)?;
-            let container = state.tree.file(ino).and_then(|file| state.tree.container(file.container));
-            (writer, container.map(|container| container.container.id.clone()))
-        };
-        let _turn = writer.prepare.lock().await;
-        let (staging, fixed, base) = {
-            let inner = writer.inner();
-            (inner.staging.clone(), inner.is_fixed(), inner.base.clone())
-        };
-        if let Some(staging) = staging {
-            if fixed {
-                let copy = Arc::new(self.journal.stage_copy(&staging)?);
-                self.note_unfinished(ino, &copy)?;
-                let mut inner = writer.inner();
-                // Arrived meanwhile: the bytes may be changed where they are.
-                let unneeded = if inner.is_fixed() { inner.put(copy) } else { Some(copy) };
-                if let Some(unneeded) = unneeded {
-                    unneeded.discard();
-                }
-            }
-            return Ok(writer.clone());
-        }
-        let staging = self.journal.stage()?;
-        self.note_unfinished(ino, &staging)?;
-        let mut len = 0;
-        if keep > 0
-            && let (Some(base), Some(container)) = (base, container)
-        {
-            let body = self.downloads.fetch(&container, &base);
-            let copied = body.copy_to(staging.file()).await.map_err(|e| self.noticed(&container, e.into()));
-            len = copied.inspect_err(|_| staging.discard()).map_err(Error::on_open_handle)?;
-        }
-        let mut inner = writer.inner();
-        inner.staging = Some(Arc::new(staging));
-        inner.len = len;
-        drop(inner);
-        Ok(writer.clone())
     }
 
     /// Changes the length of a file; by path, that is a save of its own.

@@ -215,6 +215,34 @@ fn bytes_that_were_never_closed_are_kept_and_not_sent() {
 }
 
 #[test]
+fn what_was_synced_and_is_open_still_is_unfinished_only_once_it_is_written_again() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for written_again in [false, true] {
+            let mut mount = env.mount(&[]);
+            let file = fs::File::create(mount.path("c/f")).unwrap();
+            std::io::Write::write_all(&mut &file, b"synced").unwrap();
+            file.sync_all().unwrap();
+            assert_eq!(env.bytes_on_server(&id, "f"), b"synced");
+            if written_again {
+                std::io::Write::write_all(&mut &file, b", and half a sen").unwrap();
+            }
+            mount.kill();
+            drop(file);
+            drop(mount);
+            let pending = env.command(&["pending", "list"]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&pending.stdout).contains("never closed"), written_again);
+            let mount = env.mount(&[]);
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"synced");
+            let code = if written_again { 3 } else { 0 };
+            assert_eq!(mount.unmount(env), (code, code), "written again: {written_again}");
+            assert_eq!(env.bytes_on_server(&id, "f"), b"synced");
+        }
+        assert!(String::from_utf8_lossy(&env.traces()).contains("synced, and half a sen"));
+    });
+}
+
+#[test]
 fn what_an_older_save_was_about_to_replace_is_replaced_by_the_newer_one() {
     on_both_profiles(|env| {
         let id = env.container("c");

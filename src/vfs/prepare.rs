@@ -1,0 +1,76 @@
+//! Before a change: the bytes of the version underneath come here, and the note beside them says whose they
+//! will be.
+
+use std::sync::Arc;
+
+use crate::journal::{Meta, Staging};
+use crate::namespace::inode::Ino;
+use crate::vfs::writer::Writer;
+use crate::vfs::{Error, Result, Vfs};
+
+impl Vfs {
+    /// Sees to it that the bytes of a file are here, as they are.
+    pub(super) async fn bring_here(&self, ino: Ino) -> Result<Arc<Writer>> {
+        let writer = self.state().writer(ino)?;
+        if writer.len().is_some() { Ok(writer) } else { self.prepare(ino, u64::MAX).await }
+    }
+
+    /// Sees to it that the bytes of a file are here and may be changed; at most the first `keep` bytes of the
+    /// version underneath are needed.
+    pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<Arc<Writer>> {
+        let (writer, container) = {
+            let mut state = self.state();
+            let writer = state.writer(ino)?;
+            let container = state.tree.file(ino).and_then(|file| state.tree.container(file.container));
+            (writer, container.map(|container| container.container.id.clone()))
+        };
+        let _turn = writer.prepare.lock().await;
+        let (staging, fixed, to_be_noted, base) = {
+            let inner = writer.inner();
+            (inner.staging.clone(), inner.is_fixed(), inner.is_to_be_noted(), inner.base.clone())
+        };
+        if let Some(staging) = staging {
+            if to_be_noted {
+                self.note_unfinished_again(ino, &writer, &staging)?;
+            } else if fixed {
+                let copy = Arc::new(self.journal.stage_copy(&staging)?);
+                self.note_unfinished(ino, &copy)?;
+                let mut inner = writer.inner();
+                // Arrived meanwhile: the bytes may be changed where they are.
+                let unneeded = if inner.is_fixed() { inner.put(copy) } else { Some(copy) };
+                if let Some(unneeded) = unneeded {
+                    unneeded.discard();
+                }
+            }
+            return Ok(writer.clone());
+        }
+        let staging = self.journal.stage()?;
+        self.note_unfinished(ino, &staging)?;
+        let mut len = 0;
+        if keep > 0
+            && let (Some(base), Some(container)) = (base, container)
+        {
+            let body = self.downloads.fetch(&container, &base);
+            let copied = body.copy_to(staging.file()).await.map_err(|e| self.noticed(&container, e.into()));
+            len = copied.inspect_err(|_| staging.discard()).map_err(Error::on_open_handle)?;
+        }
+        let mut inner = writer.inner();
+        inner.staging = Some(Arc::new(staging));
+        inner.len = len;
+        drop(inner);
+        Ok(writer.clone())
+    }
+
+    /// Bytes that the server has are about to be changed: from now on they are unfinished.
+    fn note_unfinished_again(&self, ino: Ino, writer: &Writer, staging: &Staging) -> Result<()> {
+        // Renamed meanwhile, they have to be promised.
+        let says = || {
+            let is_to_be_noted = writer.inner().is_to_be_noted();
+            let meta = self.meta(ino, None).filter(|_| is_to_be_noted);
+            meta.map(|meta| Meta { closed: false, ..meta })
+        };
+        staging.note(false, says)?;
+        writer.inner().was_noted();
+        Ok(())
+    }
+}
