@@ -19,8 +19,9 @@ const LOCAL: [&str; 12] = [
     ".Trash-*",
 ];
 
-/// Probably renamed or removed in a moment: vim's probe, `sed -i`, rsync.
-const DEFERRED: [&str; 3] = ["4913", "sed??????", ".*.??????"];
+/// Probably renamed or removed in a moment: vim's probe, `sed -i`, rsync, and LibreOffice (`lu`, its process
+/// and a token of letters and digits).
+const DEFERRED: [&str; 4] = ["4913", "sed??????", ".*.??????", "lu[0-9]*[0-9a-z].tmp"];
 
 /// What becomes of a file with a scratch name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +93,12 @@ mod tests {
         for name in local {
             assert_eq!(scratch.class(name), Some(Class::Local), "{name}");
         }
-        for name in ["4913", "sedAb12_9", ".chart.png.x7Yz12"] {
+        for name in ["4913", "sedAb12_9", ".chart.png.x7Yz12", "lu12345abc0.tmp"] {
             assert_eq!(scratch.class(name), Some(Class::Deferred), "{name}");
         }
-        for name in
-            ["report.md", ".gitignore", "auto~1a2b3c4d", "sediment.csv", ".config.json", "a.swp", "#1"]
-        {
+        let written =
+            ["report.md", ".gitignore", "auto~1a2b3c4d", "sediment.csv", ".config.json", "a.swp", "#1"];
+        for name in written.into_iter().chain(["luna.tmp", "lu1.tmp.csv", "lu.tmp"]) {
             assert_eq!(scratch.class(name), None, "{name}");
         }
     }

@@ -114,7 +114,14 @@ impl Vfs {
             }
         }
         writer.inner().due = None;
-        let open = self.state().open_for_writing(ino);
+        let (open, class) = {
+            let state = self.state();
+            (state.open_for_writing(ino), self.scratch_class(&state, ino))
+        };
+        if open && class == Some(Class::Deferred) {
+            // Opened again: its time begins anew with the last close.
+            return;
+        }
         if let Err(error) = self.commit(ino, !open).await {
             tracing::warn!(%error, "a file could not be uploaded behind its close; its bytes are kept");
         }

@@ -285,6 +285,23 @@ fn a_deferred_name_that_stays_is_sent_at_the_end() {
 }
 
 #[test]
+fn a_deferred_name_that_is_written_again_is_sent_after_its_last_close() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        mount.sh("c", "touch sedsayona; echo > sedsayonb");
+        let mut file = OpenOptions::new().append(true).open(mount.path("c/sedsayona")).unwrap();
+        file.write_all(b"half ").unwrap();
+        wait_until("their time has come", || !env.versions(&id, "sedsayonb").is_empty());
+        file.write_all(b"and half").unwrap();
+        drop(file);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(uploads(env), 2);
+        assert_eq!(env.bytes_on_server(&id, "sedsayona"), b"half and half");
+    });
+}
+
+#[test]
 fn symbolic_links_are_for_scratch_names_only() {
     on_openai(|env| {
         env.container("c");
@@ -447,8 +464,61 @@ fn a_save_with_gedits_temporary_file_is_one_post() {
     });
 }
 
-/// What LibreOffice does: a lock file, a temporary file of no known name, and a rename; at the end the lock
-/// goes.
+/// What LibreOffice does: a lock file, a temporary file that is made empty, closed, opened again, filled and
+/// synced, and a rename over the document; or, where it may not rename, a copy and an unlink. At the end the
+/// lock goes.
+const LIBREOFFICE: &str = "
+import os, sys
+path, how = sys.argv[1:]
+lock, temporary = f'.~lock.{path}#', 'lu41832k5x3a.tmp'
+fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+os.write(fd, b',me,here,01.01.2026 12:00,file:///home/me/.config/libreoffice/4;')
+os.close(fd)
+text = open(path, 'rb').read()
+os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+fd = os.open(temporary, os.O_RDWR)
+os.write(fd, b'new ' + text[:4])
+os.fsync(fd)
+os.write(fd, text[4:])
+os.ftruncate(fd, 4 + len(text))
+os.fsync(fd)
+os.close(fd)
+os.chmod(temporary, os.stat(path).st_mode)
+if how == 'rename':
+    os.rename(temporary, path)
+else:
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, open(temporary, 'rb').read())
+    os.fsync(fd)
+    os.close(fd)
+    os.unlink(temporary)
+os.unlink(lock)
+";
+
+#[test]
+fn a_save_with_libreoffices_temporary_file_is_one_post() {
+    if program_is_missing("python3") {
+        return;
+    }
+    on_both_profiles(|env| {
+        for how in ["rename", "copy"] {
+            let id = env.container(how);
+            env.store().put_upload(&id, "f.odt", b"old line\n");
+            let mount = env.mount(&[]);
+            env.emulator.forget_requests();
+            watched(env, &id, "f.odt", || {
+                let script = env.dir.path().join("libreoffice.py");
+                fs::write(&script, LIBREOFFICE).unwrap();
+                mount.sh(how, &format!("python3 {} f.odt {how}", script.display()));
+                assert_eq!(env.changes(), [Upload, DeleteFile]);
+                assert_eq!(mount.unmount(env), (0, 0));
+            });
+            assert_eq!(env.changes(), [Upload, DeleteFile]);
+            alone(env, &id, "f.odt", b"new old line\n");
+        }
+    });
+}
+
 #[test]
 fn a_save_with_a_temporary_file_of_unknown_name_ends_with_one_version() {
     on_both_profiles(|env| {
@@ -459,8 +529,8 @@ fn a_save_with_a_temporary_file_of_unknown_name_ends_with_one_version() {
             env.emulator.forget_requests();
             mount.sh(
                 "c",
-                "echo me > .~lock.f.odt# && cp f.odt lu123abc.tmp && echo more >> lu123abc.tmp \
-                 && mv lu123abc.tmp f.odt && rm .~lock.f.odt#",
+                "echo me > .~lock.f.odt# && cp f.odt f.new && echo more >> f.new && mv f.new f.odt \
+                 && rm .~lock.f.odt#",
             );
             assert_eq!(mount.unmount(env), (0, 0));
             assert_eq!(mount_names(env, &id), ["f.odt"]);
