@@ -55,7 +55,16 @@ pub enum Question {
         path: String,
     },
     /// Send again what failed; answered with what is left.
-    Retry,
+    Retry {
+        /// What `pending` calls it; everything if there are none.
+        #[serde(default)]
+        ids: Vec<String>,
+    },
+    /// Throw away bytes that are not on the server; answered with those that stay.
+    Discard {
+        /// What `pending` calls them.
+        ids: Vec<String>,
+    },
     /// Progress until the end, then what is left.
     Unmount {
         /// Seconds to wait for uploads; the mount's own limit if there is none.
@@ -174,7 +183,8 @@ async fn answer(
     match question(&mut reader).await? {
         Question::Status => tell(&mut writer, &Told { status: vfs.status(), metrics }).await,
         Question::Locate { path } => tell(&mut writer, &vfs.locate(&path)).await,
-        Question::Retry => tell(&mut writer, &Answer::Done(vfs.retry().await)).await,
+        Question::Retry { ids } => tell(&mut writer, &Answer::Done(vfs.retry(&ids).await)).await,
+        Question::Discard { ids } => tell(&mut writer, &Answer::Done(vfs.discard(&ids).await)).await,
         Question::Unmount { timeout_seconds, force } => {
             let asked = timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             let within = if force { Some(Duration::ZERO) } else { asked.map(|asked| asked.min(UNMOUNT_MAX)) };

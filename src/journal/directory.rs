@@ -112,8 +112,26 @@ impl Journal {
         }
     }
 
+    /// The number of an entry of this journal that `pending` calls `id`.
+    pub fn serial_of(&self, id: &str) -> Option<u64> {
+        let (journal, number) = id.split_once('/')?;
+        if self.own.file_name()? == journal { number.parse().ok() } else { None }
+    }
+
+    /// Removes an entry.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn discard(&self, serial: u64) -> io::Result<()> {
+        fs::remove_dir_all(self.entry(serial))
+    }
+
+    fn entry(&self, serial: u64) -> PathBuf {
+        self.own.join(format!("{serial:08}"))
+    }
+
     fn slot(&self) -> PathBuf {
-        self.own.join(format!("{:08}", self.next.fetch_add(1, Ordering::Relaxed)))
+        self.entry(self.next.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -204,6 +222,7 @@ mod tests {
             arrived: false,
             reason: None,
             refused: false,
+            local: false,
             shelved: None,
             sent: Vec::new(),
         }

@@ -31,10 +31,21 @@ impl Item {
     /// Why it is not on the server.
     pub fn reason(&self) -> String {
         match &self.meta {
+            Some(meta) if meta.local => "stays on this machine, as its name says".to_owned(),
             Some(Meta { reason: Some(reason), .. }) => reason.clone(),
             Some(meta) if meta.closed => "not uploaded yet".to_owned(),
             _ => "unfinished: never closed".to_owned(),
         }
+    }
+
+    /// Whether it is closed and on its way to the server, or was refused there.
+    pub fn is_to_be_sent(&self) -> bool {
+        self.meta.as_ref().is_some_and(|meta| meta.closed && !meta.local)
+    }
+
+    /// Whether it has a scratch name, under which it is never sent.
+    pub fn stays_here(&self) -> bool {
+        self.meta.as_ref().is_some_and(|meta| meta.local)
     }
 
     /// Where it belongs: the path below its container.

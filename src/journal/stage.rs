@@ -52,6 +52,9 @@ pub struct Meta {
     pub reason: Option<String>,
     /// Whether the server refused it for good.
     pub refused: bool,
+    /// Whether it has a scratch name, under which it is never sent.
+    #[serde(default)]
+    pub local: bool,
     /// A file on the server that was moved aside to the scratch name `path`.
     #[serde(default)]
     pub shelved: Option<Shelved>,

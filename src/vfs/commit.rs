@@ -69,7 +69,8 @@ impl Vfs {
             staging.discard();
             return Ok(());
         }
-        staging.note(false, || self.meta(ino, None).map(|meta| Meta { closed: false, ..meta }))?;
+        let says = || Some(Meta { closed: false, reason: None, refused: false, ..self.meta(ino, None)? });
+        staging.note(false, says)?;
         Ok(())
     }
 
@@ -87,7 +88,7 @@ impl Vfs {
                     let state = self.state();
                     // An upload of older bytes that landed meanwhile has changed what these will replace, or
                     // a rename where they belong and what they have inherited.
-                    if state.meta(ino, None).is_some_and(|now| now.says_the_same(&noted)) {
+                    if self.meta_now(&state, ino, None).is_some_and(|now| now.says_the_same(&noted)) {
                         let unneeded = writer.promised(&staging);
                         drop(state);
                         drop(unneeded);
@@ -386,7 +387,12 @@ impl Vfs {
     }
 
     pub(super) fn meta(&self, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
-        self.state().meta(ino, destination)
+        self.meta_now(&self.state(), ino, destination)
+    }
+
+    fn meta_now(&self, state: &super::State, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
+        let local = self.scratch_class(state, ino) == Some(Class::Local);
+        Some(Meta { local, ..state.meta(ino, destination)? })
     }
 
     /// The filename that an upload of `path` is sent under. A path with directories needs to know what the
@@ -459,6 +465,11 @@ impl super::State {
         let lost = self.lost_posts(&container).filter(|lost| lost.path == path).flat_map(Lost::to_sents);
         let sent = lost.chain(under_way).collect();
         let writer = self.writers.get(&ino);
+        let refused = writer.and_then(|writer| {
+            let inner = writer.inner();
+            let (_, error) = inner.failed.as_ref().filter(|_| inner.has_failed())?;
+            error.is_refusal().then(|| error.to_string())
+        });
         Some(Meta {
             container,
             path,
@@ -468,8 +479,9 @@ impl super::State {
             attributes: file.attributes,
             closed: true,
             arrived: false,
-            reason: None,
-            refused: false,
+            refused: refused.is_some(),
+            reason: refused,
+            local: false,
             shelved: self.shelved_from(ino).map(|from| Shelved { from, just_now: false }),
             sent,
         })

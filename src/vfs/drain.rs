@@ -23,6 +23,14 @@ pub struct Left {
     pub reason: String,
 }
 
+/// An adopted staging file that is named and not shown.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Its number in the journal.
+    pub(super) serial: u64,
+    pub(super) left: Left,
+}
+
 impl Vfs {
     /// Refuses new changes and sends everything that is not on the server yet, for at most `within`. What is
     /// open, dirty or unreleased counts as closed: the kernel drops releases at an unmount. Returns what
@@ -44,12 +52,24 @@ impl Vfs {
         self.left()
     }
 
-    /// Sends again what failed, refusals included. Returns what is left.
-    pub async fn retry(self: &Arc<Self>) -> Vec<Left> {
-        for writer in self.state().writers.values() {
-            writer.inner().failed = None;
+    /// Sends again what failed, refusals included: what `pending` calls by one of `ids`, or everything if
+    /// there are none. Returns what is left.
+    pub async fn retry(self: &Arc<Self>, ids: &[String]) -> Vec<Left> {
+        let serials: Vec<u64> = ids.iter().filter_map(|id| self.journal.serial_of(id)).collect();
+        let mut chosen = self.unsent();
+        {
+            let state = self.state();
+            let writer = |ino: &Ino| state.writers.get(ino);
+            let is_meant = |ino: &Ino| {
+                writer(ino).is_some_and(|writer| {
+                    let inner = writer.inner();
+                    ids.is_empty() || serials.iter().any(|serial| inner.holds(*serial))
+                })
+            };
+            chosen.retain(is_meant);
+            chosen.iter().filter_map(writer).for_each(|writer| writer.inner().failed = None);
         }
-        self.send_everything().await;
+        self.send_all(chosen).await;
         self.left()
     }
 
@@ -69,7 +89,7 @@ impl Vfs {
                 state.failures.get(&ino).cloned().unwrap_or_else(waiting)
             })
             .collect();
-        left.extend(state.unfinished.iter().cloned());
+        left.extend(state.unfinished.iter().map(|waiting| waiting.left.clone()));
         for unwanted in &state.undeleted {
             left.extend(unwanted.ids.iter().map(|id| Left {
                 name: state.shown_in(&unwanted.container, id.as_str()),
@@ -97,10 +117,14 @@ impl Vfs {
     }
 
     async fn send_everything(self: &Arc<Self>) {
-        futures_util::stream::iter(self.unsent())
+        self.send_all(self.unsent()).await;
+    }
+
+    async fn send_all(self: &Arc<Self>, files: Vec<Ino>) {
+        futures_util::stream::iter(files)
             .for_each_concurrent(self.config.max_connections, |ino| async move {
                 if let Err(error) = self.commit(ino, true).await {
-                    tracing::warn!(%error, "a file could not be uploaded at the end of the mount; its bytes are kept");
+                    tracing::warn!(%error, "a file could not be uploaded; its bytes are kept");
                 }
             })
             .await;

@@ -35,6 +35,21 @@ impl Error {
         Self { errno, message: message.into(), level: tracing::Level::WARN, api: None }
     }
 
+    /// What the server refused for good in an earlier mount, which has noted `reason`.
+    pub(super) fn refused_before(reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        let error = api::Error {
+            kind: ErrorKind::Refused,
+            message: reason.clone(),
+            status: None,
+            request_id: None,
+            retry: false,
+            may_have_happened: false,
+            operation: "upload a file",
+        };
+        Self { message: reason, ..Arc::new(error).into() }
+    }
+
     /// The server's part in it, if it had one.
     pub fn api(&self) -> Option<&api::Error> {
         self.api.as_deref()

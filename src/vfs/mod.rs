@@ -13,6 +13,7 @@ mod creation;
 mod deletions;
 mod descriptors;
 mod directory;
+mod discard;
 mod drain;
 pub mod error;
 mod file;
@@ -243,8 +244,8 @@ struct State {
     lost: Vec<lost::Lost>,
     /// Listed versions that lost POSTs may have made, and that nobody is shown.
     withheld: HashMap<ContainerId, Vec<Arc<crate::api::File>>>,
-    /// Adopted staging files that are not to be sent.
-    unfinished: Vec<drain::Left>,
+    /// Adopted staging files that are neither shown nor sent.
+    unfinished: Vec<drain::Waiting>,
 }
 
 impl Vfs {

@@ -1,5 +1,5 @@
 //! What mounts before this one left behind: bytes that were closed and never arrived are shown at once and
-//! sent behind the mount; the rest is named and kept.
+//! sent behind the mount, unless the server has refused them; the rest is named and kept.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::api::{self, FileId};
 use crate::journal::{Adopted, Intent, Meta, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
-use crate::vfs::drain::Left;
+use crate::vfs::drain::{Left, Waiting};
 use crate::vfs::lost::Lost;
 use crate::vfs::writer::Writer;
-use crate::vfs::{State, Vfs};
+use crate::vfs::{Error, State, Vfs};
 
 impl Vfs {
     /// Takes over the journals of mounts that are no more. One bad item never blocks another.
@@ -73,21 +73,21 @@ impl Vfs {
             state.unfinished(&staging, name);
             return None;
         }
-        if meta.refused {
-            let reason = meta.reason.unwrap_or_else(|| "refused by the server".to_owned());
-            let name = state.shown_in(&meta.container, &meta.path);
-            state.unfinished.push(Left { name, reason });
-            return None;
-        }
+        let refused = meta.refused.then(|| {
+            Error::refused_before(meta.reason.clone().unwrap_or_else(|| "refused by the server".to_owned()))
+        });
         let Some(container) = state.tree.containers.get(&meta.container).copied() else {
-            let reason = format!("its container {} is gone, or not in this mount", meta.container);
+            let reason = match &refused {
+                Some(refused) => refused.message.clone(),
+                None => format!("its container {} is gone, or not in this mount", meta.container),
+            };
             // For `pending`; a mount that has the container sends it all the same.
             let told = Meta { reason: Some(reason.clone()), ..meta.clone() };
             if let Err(error) = staging.write_meta(&told, true) {
                 tracing::warn!(%error, "the reason was not written down");
             }
             let name = state.shown_in(&meta.container, &meta.path);
-            state.unfinished.push(Left { name, reason });
+            state.waits(&staging, name, reason);
             return None;
         };
         let older = state.supersede(container, &meta);
@@ -105,11 +105,17 @@ impl Vfs {
                 if let Some(shelved) = meta.shelved {
                     state.shelved.insert((container, shelved.from), ino);
                 }
-                Some(ino)
+                if let (Some(refused), Some(writer)) = (&refused, state.writers.get(&ino)) {
+                    let mut inner = writer.inner();
+                    inner.failed = Some((inner.generation, refused.clone()));
+                    let name = state.shown_in(&meta.container, &meta.path);
+                    state.failures.insert(ino, Left { name, reason: refused.message.clone() });
+                }
+                refused.is_none().then_some(ino)
             }
             Err(error) => {
                 let name = state.shown_in(&meta.container, &meta.path);
-                state.unfinished.push(Left { name, reason: error.to_string() });
+                state.waits(&staging, name, error.to_string());
                 None
             }
         }
@@ -134,7 +140,12 @@ impl State {
             return;
         }
         let reason = "was being written when its mount died, and was never closed".to_owned();
-        self.unfinished.push(Left { name, reason });
+        self.waits(staging, name, reason);
+    }
+
+    /// Bytes that are named and not shown.
+    fn waits(&mut self, staging: &Staging, name: String, reason: String) {
+        self.unfinished.push(Waiting { serial: staging.serial(), left: Left { name, reason } });
     }
 
     /// Takes an older save of the same path out of the tree.
@@ -146,6 +157,7 @@ impl State {
         let ino = self.writers.keys().copied().find(same)?;
         let writer = self.writers.remove(&ino)?;
         let id = self.tree.file(ino).and_then(|file| file.id().cloned());
+        self.failures.remove(&ino);
         self.tree.unlink(ino);
         Some((id, writer))
     }

@@ -80,6 +80,18 @@ impl Inner {
         self.sending.clone().filter(|_| self.travels == Some(present))
     }
 
+    /// Whether the staging file with this number is among those of the file.
+    pub(super) fn holds(&self, serial: u64) -> bool {
+        let older = self.kept.iter().chain(&self.inherited);
+        self.staging.iter().chain(older).any(|staging| staging.serial() == serial)
+    }
+
+    /// Takes out older bytes; none if those with this number are the present ones, or others'.
+    pub(super) fn take_one_older(&mut self, serial: u64) -> Option<Arc<Staging>> {
+        let is_meant = |staging: &mut Arc<Staging>| staging.serial() == serial;
+        self.kept.extract_if(.., is_meant).chain(self.inherited.extract_if(.., is_meant)).next()
+    }
+
     fn is_present(&self, staging: &Arc<Staging>) -> bool {
         self.staging.as_ref().is_some_and(|present| Arc::ptr_eq(present, staging))
     }

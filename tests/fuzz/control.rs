@@ -69,6 +69,8 @@ fn question() -> impl Strategy<Value = Vec<u8>> {
     let one = prop_oneof![
         1 => Just(json!({"ask": "status"})),
         1 => Just(json!({"ask": "retry"})),
+        1 => (prop::sample::select(vec!["retry", "discard"]), odd())
+            .prop_map(|(ask, id)| json!({"ask": ask, "ids": [id, "a/1", "/", "a"]})),
         2 => pages::path().prop_map(|path| json!({"ask": "locate", "path": path})),
         2 => (odd(), any::<bool>()).prop_map(|(seconds, force)| json!({"ask": "unmount", "timeout_seconds": seconds, "force": force})),
         1 => odd().prop_map(|ask| json!({"ask": ask})),

@@ -282,7 +282,7 @@ impl Run {
                 reference.closed(outcome.is_ok());
             }
             Step::Look => self.look("a look"),
-            // What is refused behind a close waits for a person, and is shown by no later mount.
+            // What is refused behind a close is told to nobody.
             Step::Fault(Kind::Upload, Fault::Status { code: 400, .. })
                 if world.writes_back()
                     || reference.held.is_some()
@@ -325,8 +325,10 @@ impl Run {
         let left = self.world.unmount();
         self.check_left(&left, "at the end");
         self.reference.closed(!self.faulty);
-        // What was refused waits for a person; everything else is on the server by now.
+        // What was refused is shown and waits for a person; everything else is on the server by now.
         self.world.mount();
+        self.look("before what was refused is sent");
+        self.world.retry();
         self.look("after the last remount");
         let left = self.world.unmount();
         self.check_left(&left, "after the last remount");

@@ -230,6 +230,11 @@ impl World {
         })
     }
 
+    /// What was refused is sent once more.
+    pub(crate) fn retry(&self) {
+        self.run(async |vfs| vfs.retry(&[]).await);
+    }
+
     /// Everything that is seen: bytes of files, nothing for directories.
     pub(crate) fn tree(&self) -> Result<BTreeMap<String, Option<Bytes>>> {
         self.run(async |vfs| {

@@ -112,3 +112,155 @@ fn what_was_never_closed_is_saved_by_its_id() {
         assert_eq!(env.bytes_on_server(&id, "f"), b"half");
     });
 }
+
+#[test]
+fn what_was_refused_is_shown_by_the_next_mount_and_sent_when_somebody_asks() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        refuse(env);
+        mount.sh("c", "mkdir d");
+        for name in ["c/d/retried", "c/saved", "c/removed", "c/renamed"] {
+            assert!(save(&mount.path(name), b"precious").is_err());
+        }
+        assert_eq!(mount.unmount(env), (3, 3));
+        env.emulator.faults().clear();
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["d", "removed", "renamed", "saved"]);
+        assert_eq!(mount.sh("c", "cat d/retried saved removed renamed"), "precious".repeat(4));
+        assert!(env.store().files(&id).is_empty(), "a refusal is final until somebody asks");
+        assert!(run(env, &["list"]).1.contains("status 400"));
+        let (_, status) = (mount.sh("c", "true"), env.command(&["status", "--json"]).output().unwrap());
+        assert!(String::from_utf8_lossy(&status.stdout).contains("status 400"));
+
+        fs::remove_file(mount.path("c/removed")).unwrap();
+        assert_eq!(save(&mount.path("c/saved"), b"other"), Ok(()));
+        fs::rename(mount.path("c/renamed"), mount.path("c/moved")).unwrap();
+        assert_eq!(run(env, &["retry"]), (0, String::new()));
+        assert_eq!(env.bytes_on_server(&id, "retried"), b"precious");
+        assert_eq!(env.bytes_on_server(&id, "saved"), b"other");
+        assert_eq!(env.bytes_on_server(&id, "moved"), b"precious");
+        assert_eq!(env.store().files(&id).len(), 3);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn what_is_refused_again_keeps_its_reason_through_mounts_and_crashes() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        refuse(env);
+        mount.sh("c", "mkdir d");
+        assert!(save(&mount.path("c/d/f"), b"precious").is_err());
+        mount.sh("c", "mv d e");
+        assert_eq!(mount.unmount(env), (3, 3));
+        for crash in [false, true, false] {
+            let mut mount = env.mount(&[]);
+            assert_eq!(mount.sh("c", "cat e/f"), "precious");
+            let (code, text) = run(env, &["retry"]);
+            assert!(code == 3 && text.contains("e/f") && text.contains("status 400"), "{code}: {text}");
+            mount.sh("c", "mv e d && mv d e");
+            if crash {
+                mount.kill();
+            } else {
+                assert_eq!(mount.unmount(env), (3, 3));
+            }
+        }
+        env.emulator.faults().clear();
+        let mount = env.mount(&[]);
+        assert!(run(env, &["list"]).1.contains("status 400"));
+        assert_eq!(mount.unmount(env), (3, 3));
+        assert!(env.store().files(&id).is_empty());
+    });
+}
+
+#[test]
+fn what_is_thrown_away_in_a_mount_shows_what_the_server_has() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let gone = env.container("gone");
+        env.store().put_upload(&id, "f", b"the server's");
+        let mount = env.mount(&[]);
+        refuse(env);
+        for name in ["c/f", "c/new", "gone/g"] {
+            assert!(save(&mount.path(name), b"refused").is_err());
+        }
+        assert_eq!(mount.unmount(env), (3, 3));
+        env.store().expire_container(&gone);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat f new"), "refusedrefused");
+        let open = fs::File::options().write(true).open(mount.path("c/f")).unwrap();
+        let ids = ids(env);
+        assert_eq!(ids.len(), 3);
+        let (code, text) =
+            run(env, &[&["discard"], &*ids.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+        assert!(code == 1 && text.contains("open for writing"), "{code}: {text}");
+        drop(open);
+        for id in self::ids(env) {
+            let (code, text) = run(env, &["discard", &id]);
+            assert_eq!((code, text), (0, format!("{id}: thrown away\n")));
+        }
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"the server's");
+        assert!(run(env, &["list"]).1.contains("nothing is pending"));
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"the server's");
+    });
+}
+
+#[test]
+fn a_mount_sends_what_is_named_and_mounts_of_other_state_directories_nothing() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        refuse(env);
+        for name in ["c/one", "c/two"] {
+            assert!(save(&mount.path(name), b"precious").is_err());
+        }
+        env.emulator.faults().clear();
+        let elsewhere = env.dir.path().join("elsewhere");
+        assert_eq!(run(env, &["retry", "--state-dir", elsewhere.to_str().unwrap()]), (0, String::new()));
+        assert!(env.store().files(&id).is_empty(), "nothing of that directory is mounted");
+        let (_, text) = run(env, &["list", "--json"]);
+        let items: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let one = items.as_array().unwrap().iter().find(|item| item["meta"]["path"] == "one").unwrap();
+        assert_eq!(run(env, &["retry", one["id"].as_str().unwrap()]), (0, String::new()));
+        assert_eq!(env.bytes_on_server(&id, "one"), b"precious");
+        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(run(env, &["retry"]).0, 0);
+        assert_eq!(env.store().files(&id).len(), 2);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn what_stays_on_this_machine_says_so() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--scratch", "*.mine"]);
+        for name in ["c/.s.swp", "c/a.mine"] {
+            assert_eq!(save(&mount.path(name), b"scratch"), Ok(()));
+        }
+        let says_so = || {
+            let (_, text) = run(env, &["list"]);
+            assert!(
+                text.matches("stays on this machine").count() == 2 && !text.contains("not uploaded"),
+                "{text}"
+            );
+            for id in ids(env) {
+                let (code, text) = run(env, &["retry", &id]);
+                assert!(code == 0 && text.contains("stays on this machine"), "{code}: {text}");
+            }
+            assert_eq!(run(env, &["retry"]), (0, String::new()));
+        };
+        says_so();
+        assert_eq!(mount.unmount(env), (0, 0));
+        says_so();
+        let mount = env.mount(&["--scratch", "*.mine"]);
+        assert!(env.store().files(&id).is_empty());
+        fs::rename(mount.path("c/a.mine"), mount.path("c/a")).unwrap();
+        assert_eq!(env.bytes_on_server(&id, "a"), b"scratch");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
