@@ -22,7 +22,7 @@ pub use client::{Client, ClientConfig};
 pub use error::{Error, ErrorKind};
 pub use model::{Container, ContainerId, File, FileId, NetworkPolicy};
 pub use paging::{Cursors, List};
-pub use raw::Raw;
+pub use raw::{Raw, Reply};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use reqwest::Method;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
 
 use crate::api::client::Client;
@@ -13,6 +14,9 @@ use crate::api::error::{Error, ErrorKind, Result};
 use crate::api::model::{ContainerId, FileId, ListParams};
 use crate::api::transport::{Call, Payload};
 use crate::api::upload::UploadBody;
+
+/// JSON as the server sent it: numbers with every digit, fields in their order.
+pub type Reply = Box<RawValue>;
 
 /// A client whose replies are JSON as the server sent it.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +27,7 @@ impl Raw<'_> {
     ///
     /// # Errors
     /// The server's.
-    pub async fn list_containers(self, params: &ListParams) -> Result<Value> {
+    pub async fn list_containers(self, params: &ListParams) -> Result<Reply> {
         let url = self.0.url("list containers", &["containers"], params)?;
         self.send("list containers", Method::GET, url, Payload::Nothing).await
     }
@@ -32,7 +36,7 @@ impl Raw<'_> {
     ///
     /// # Errors
     /// The server's.
-    pub async fn create_container(self, params: &Value) -> Result<Value> {
+    pub async fn create_container(self, params: &Value) -> Result<Reply> {
         let url = self.0.url("create container", &["containers"], &())?;
         let json = Payload::Json(Bytes::from(params.to_string()));
         self.send("create container", Method::POST, url, json).await
@@ -42,7 +46,7 @@ impl Raw<'_> {
     ///
     /// # Errors
     /// The server's.
-    pub async fn retrieve_container(self, container: &ContainerId) -> Result<Value> {
+    pub async fn retrieve_container(self, container: &ContainerId) -> Result<Reply> {
         let url = self.0.url("retrieve container", &["containers", container.as_str()], &())?;
         self.send("retrieve container", Method::GET, url, Payload::Nothing).await
     }
@@ -51,7 +55,7 @@ impl Raw<'_> {
     ///
     /// # Errors
     /// The server's.
-    pub async fn list_files(self, container: &ContainerId, params: &ListParams) -> Result<Value> {
+    pub async fn list_files(self, container: &ContainerId, params: &ListParams) -> Result<Reply> {
         let url = self.0.url("list files", &["containers", container.as_str(), "files"], params)?;
         self.send("list files", Method::GET, url, Payload::Nothing).await
     }
@@ -60,7 +64,7 @@ impl Raw<'_> {
     ///
     /// # Errors
     /// The server's.
-    pub async fn retrieve_file(self, container: &ContainerId, file: &FileId) -> Result<Value> {
+    pub async fn retrieve_file(self, container: &ContainerId, file: &FileId) -> Result<Reply> {
         let parts = ["containers", container.as_str(), "files", file.as_str()];
         let url = self.0.url("retrieve file", &parts, &())?;
         self.send("retrieve file", Method::GET, url, Payload::Nothing).await
@@ -76,7 +80,7 @@ impl Raw<'_> {
         filename: &str,
         body: UploadBody,
         sent: Arc<AtomicU64>,
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         self.call(self.0.upload_call(container, filename, body, sent)?).await
     }
 
@@ -84,29 +88,29 @@ impl Raw<'_> {
     ///
     /// # Errors
     /// The server's.
-    pub async fn attach(self, container: &ContainerId, file_id: &str) -> Result<Value> {
+    pub async fn attach(self, container: &ContainerId, file_id: &str) -> Result<Reply> {
         self.call(self.0.attach_call(container, file_id)?).await
     }
 
-    /// Deletes a container; null if the reply is not JSON.
+    /// Deletes a container; nothing if the reply is not JSON.
     ///
     /// # Errors
     /// The server's.
-    pub async fn delete_container(self, container: &ContainerId) -> Result<Value> {
+    pub async fn delete_container(self, container: &ContainerId) -> Result<Option<Reply>> {
         self.delete("delete container", &["containers", container.as_str()]).await
     }
 
-    /// Deletes a file; null if the reply is not JSON.
+    /// Deletes a file; nothing if the reply is not JSON.
     ///
     /// # Errors
     /// The server's.
-    pub async fn delete_file(self, container: &ContainerId, file: &FileId) -> Result<Value> {
+    pub async fn delete_file(self, container: &ContainerId, file: &FileId) -> Result<Option<Reply>> {
         self.delete("delete file", &["containers", container.as_str(), "files", file.as_str()]).await
     }
 
-    async fn delete(self, operation: &'static str, parts: &[&str]) -> Result<Value> {
+    async fn delete(self, operation: &'static str, parts: &[&str]) -> Result<Option<Reply>> {
         let body = self.0.delete_body(operation, self.0.url(operation, parts, &())?).await?;
-        Ok(serde_json::from_slice(&body).unwrap_or_default())
+        Ok(serde_json::from_slice(&body).ok())
     }
 
     async fn send(
@@ -115,15 +119,16 @@ impl Raw<'_> {
         method: Method,
         url: Url,
         payload: Payload,
-    ) -> Result<Value> {
+    ) -> Result<Reply> {
         self.call(Call { operation, method, url, payload }).await
     }
 
-    async fn call(self, call: Call) -> Result<Value> {
+    async fn call(self, call: Call) -> Result<Reply> {
         let (posts, operation) = (call.method == Method::POST, call.operation);
-        let reply: Value = self.0.json(call).await?;
+        let reply: Reply = self.0.json(call).await?;
+        let read: Value = serde_json::from_str(reply.get()).unwrap_or_default();
         // API.md "Wire": 200 with an error body.
-        match reply.get("error").filter(|error| !error.is_null()) {
+        match read.get("error").filter(|error| !error.is_null()) {
             None => Ok(reply),
             Some(error) => {
                 let message = error

@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::api::model::{ListParams, Order};
-use crate::api::{ContainerId, FileId};
+use crate::api::{ContainerId, FileId, Reply};
 use crate::cli::args::{self, Common, ContainerRef, Containers, Content, FileRef, Files, FormatKind, Paging};
 use crate::cli::exit_codes::ExitCode;
 use crate::cli::transfer::{self, Source};
-use crate::cli::{format, output, server};
+use crate::cli::{format, server};
 
 /// Items of a page when all pages are wanted.
 const LARGEST_PAGE: u32 = 100;
@@ -50,7 +52,7 @@ pub(super) fn containers(command: &Containers, common: &Common) -> Result<ExitCo
             let id = one.container.id();
             let deleted =
                 server::call(common, async |client| Ok(client.raw().delete_container(&id).await?))?;
-            show(&told(deleted, id.as_str(), "container.deleted"), one.format.kind())
+            show(&told(deleted, id.as_str(), "container.deleted")?, one.format.kind())
         }
     }
 }
@@ -90,7 +92,7 @@ pub(super) fn files(command: &Files, common: &Common) -> Result<ExitCode> {
             let Some((container, file)) = one.file.both() else { return missing_ids() };
             let deleted =
                 server::call(common, async |client| Ok(client.raw().delete_file(&container, &file).await?))?;
-            show(&told(deleted, file.as_str(), "container.file.deleted"), one.format.kind())
+            show(&told(deleted, file.as_str(), "container.file.deleted")?, one.format.kind())
         }
     }
 }
@@ -127,25 +129,24 @@ fn list(
             Some(container) => client.raw().list_files(container, params).await,
         };
         if kind == FormatKind::Jsonl {
-            return walk(&params, page.max_items, fetch, |item| Ok(output::line(&item.to_string())?))
-                .await
-                .map(drop);
+            let print = |item: &RawValue| format::print(item, FormatKind::Jsonl);
+            return walk(&params, page.max_items, fetch, print).await.map(drop);
         }
         if page.max_items.is_none() {
             let reply = fetch(&params).await?;
             format::print(&reply, kind)?;
-            if kind == FormatKind::Table && reply.get("has_more") == Some(&Value::Bool(true)) {
+            if kind == FormatKind::Table && Page::read(&reply).is_ok_and(|page| page.goes_on()) {
                 eprintln!("containerfs: there are more: --max-items -1 shows all");
             }
             return Ok(());
         }
         let mut items = Vec::new();
         let has_more = walk(&params, page.max_items, fetch, |item| {
-            items.push(item.clone());
+            items.push(item.to_owned());
             Ok(())
         })
         .await?;
-        format::print(&one_page(&items, has_more), kind)
+        format::print(&one_page(&items, has_more)?, kind)
     })?;
     Ok(ExitCode::Success)
 }
@@ -154,8 +155,8 @@ fn list(
 async fn walk(
     params: &ListParams,
     most: Option<i64>,
-    fetch: impl AsyncFn(&ListParams) -> Result<Value, crate::api::Error>,
-    mut each: impl FnMut(&Value) -> Result<()>,
+    fetch: impl AsyncFn(&ListParams) -> Result<Reply, crate::api::Error>,
+    mut each: impl FnMut(&RawValue) -> Result<()>,
 ) -> Result<bool> {
     let mut params = params.clone();
     let mut left = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
@@ -164,16 +165,16 @@ async fn walk(
     }
     while left > 0 {
         let reply = fetch(&params).await?;
-        let items = reply.get("data").and_then(Value::as_array).context("the reply has no `data`")?;
+        let page = Page::read(&reply)?;
+        let (items, goes_on) = (&page.data, page.goes_on());
         for item in items.iter().take(left) {
             each(item)?;
         }
-        let goes_on = reply.get("has_more").and_then(Value::as_bool).unwrap_or(false);
         if left < items.len() || (left == items.len() && goes_on) {
             return Ok(true);
         }
         left -= items.len();
-        let last = items.last().and_then(|item| item.get("id")).and_then(Value::as_str).map(str::to_owned);
+        let last = id_of(items.last().copied()).as_str().map(str::to_owned);
         if !goes_on || last.is_none() || last == params.after {
             return Ok(false);
         }
@@ -183,23 +184,59 @@ async fn walk(
 }
 
 /// Items of several pages in the envelope of one.
-fn one_page(items: &[Value], has_more: bool) -> Value {
-    let id = |item: Option<&Value>| item.and_then(|item| item.get("id")).cloned().unwrap_or_default();
-    let (first, last) = (id(items.first()), id(items.last()));
-    json!({ "object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more })
+fn one_page(items: &[Reply], has_more: bool) -> Result<Reply> {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        object: &'static str,
+        data: &'a [Reply],
+        first_id: Value,
+        last_id: Value,
+        has_more: bool,
+    }
+    let (first_id, last_id) =
+        (id_of(items.first().map(|item| &**item)), id_of(items.last().map(|item| &**item)));
+    Ok(to_raw_value(&Envelope { object: "list", data: items, first_id, last_id, has_more })?)
 }
 
-fn show(reply: &Value, kind: FormatKind) -> Result<ExitCode> {
+fn id_of(item: Option<&RawValue>) -> Value {
+    let item: Option<Value> = item.and_then(|item| serde_json::from_str(item.get()).ok());
+    item.and_then(|item| item.get("id").cloned()).unwrap_or_default()
+}
+
+/// A page of a list, with its items as they came.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+    #[serde(default)]
+    has_more: Value,
+}
+
+impl<'a> Page<'a> {
+    fn read(reply: &'a RawValue) -> Result<Self> {
+        serde_json::from_str(reply.get()).context("the reply has no `data`")
+    }
+
+    fn goes_on(&self) -> bool {
+        self.has_more == Value::Bool(true)
+    }
+}
+
+fn show(reply: &RawValue, kind: FormatKind) -> Result<ExitCode> {
     format::print(reply, kind)?;
     Ok(ExitCode::Success)
 }
 
 /// The reply to a deletion; a server that answers with nothing is taken at its word.
-fn told(reply: Value, id: &str, object: &str) -> Value {
-    if reply.as_object().is_some_and(|reply| !reply.is_empty()) {
-        return reply;
+fn told(reply: Option<Reply>, id: &str, object: &str) -> Result<Reply> {
+    let says_something = |reply: &Reply| {
+        let read: Option<Value> = serde_json::from_str(reply.get()).ok();
+        read.as_ref().and_then(Value::as_object).is_some_and(|read| !read.is_empty())
+    };
+    match reply.filter(says_something) {
+        Some(reply) => Ok(reply),
+        None => Ok(to_raw_value(&json!({ "id": id, "object": object, "deleted": true }))?),
     }
-    json!({ "id": id, "object": object, "deleted": true })
 }
 
 /// An expiry with its anchor, of which there is one: `--expires-after.minutes 10` is enough.

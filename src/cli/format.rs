@@ -5,9 +5,10 @@ use std::io::{self, IsTerminal};
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::cli::args::{Format, FormatKind};
-use crate::cli::output;
+use crate::cli::{json, output};
 
 /// Columns of a table, if the items have them.
 const COLUMNS: [&str; 7] = ["id", "name", "status", "path", "bytes", "source", "created_at"];
@@ -23,12 +24,13 @@ impl Format {
 /// Prints a reply.
 ///
 /// # Errors
-/// Stdout's.
-pub(super) fn print(reply: &Value, kind: FormatKind) -> Result<()> {
+/// Stdout's, or for a table that the reply cannot be read.
+pub(super) fn print(reply: &RawValue, kind: FormatKind) -> Result<()> {
     match kind {
-        FormatKind::Json => output::line(&serde_json::to_string_pretty(reply)?)?,
-        FormatKind::Raw | FormatKind::Jsonl => output::line(&reply.to_string())?,
-        FormatKind::Table => output::line(&table(reply))?,
+        FormatKind::Json => output::json(&json::pretty(reply.get()))?,
+        FormatKind::Raw => output::json(reply.get())?,
+        FormatKind::Jsonl => output::json(&json::in_one_line(reply.get()))?,
+        FormatKind::Table => output::line(&table(&serde_json::from_str(reply.get())?))?,
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod dotted;
 mod emulator;
 mod exit_codes;
 mod format;
+mod json;
 mod key;
 mod machine;
 mod mount;

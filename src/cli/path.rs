@@ -54,7 +54,7 @@ pub(super) fn path(args: &args::Path) -> Result<ExitCode> {
     let shown = !args.shown.is_empty();
     let places = if shown { shown_at(args, &mounts)? } else { found_at(&args.files, &mounts) };
     if args.json {
-        output::line(&serde_json::to_string_pretty(&places)?)?;
+        output::json(&serde_json::to_string_pretty(&places)?)?;
     } else {
         for place in &places {
             let printed = if shown { Some(&place.file) } else { place.path.as_ref() };

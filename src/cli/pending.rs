@@ -96,7 +96,7 @@ fn chosen(items: Vec<Item>, ids: &[String]) -> Result<Vec<Item>> {
 
 fn list(items: &[Item], json: bool) -> Result<ExitCode> {
     if json {
-        output::line(&serde_json::to_string_pretty(items)?)?;
+        output::json(&serde_json::to_string_pretty(items)?)?;
         return Ok(ExitCode::Success);
     }
     if items.is_empty() {

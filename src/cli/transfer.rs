@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
 
 use crate::api::client::{Part, UploadBody};
-use crate::api::{Client, ContainerId, FileId};
+use crate::api::{Client, ContainerId, FileId, Reply};
 use crate::cli::args::Common;
 use crate::cli::server;
 
@@ -60,7 +59,7 @@ impl Source {
     ///
     /// # Errors
     /// The server's.
-    pub(super) async fn upload(&self, client: &Client, container: &ContainerId) -> Result<Value> {
+    pub(super) async fn upload(&self, client: &Client, container: &ContainerId) -> Result<Reply> {
         let sent = Arc::new(AtomicU64::new(0));
         let body = UploadBody::File { path: self.path.clone(), len: self.len };
         let mut reply = std::pin::pin!(client.raw().upload(container, &self.name, body, sent.clone()));

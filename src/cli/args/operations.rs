@@ -171,7 +171,7 @@ pub struct Paging {
 /// How to print a reply.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Format {
-    /// json is the reply, pretty; jsonl an item a line; raw the reply in one line. [default: table on a
+    /// json is the reply, pretty; jsonl an item a line; raw the reply as it came. [default: table on a
     /// terminal, json elsewhere]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<FormatKind>,
@@ -184,7 +184,7 @@ pub enum FormatKind {
     Json,
     /// An item a line.
     Jsonl,
-    /// JSON in one line.
+    /// The reply as it came.
     Raw,
     /// For people.
     Table,
