@@ -15,7 +15,7 @@ use crate::api::model::ListParams;
 use crate::api::{Client, ClientConfig, ErrorKind};
 use crate::cli::args::{Common, Doctor};
 use crate::cli::exit_codes::ExitCode;
-use crate::cli::{directories, key, machine, output, server};
+use crate::cli::{directories, key, machine, output, server, status};
 use crate::daemon::run::refusal;
 use crate::fuse::mounts;
 use crate::journal::pending;
@@ -78,7 +78,7 @@ pub(super) fn doctor(args: &Doctor, common: &Common) -> Result<ExitCode> {
     checks.extend(dead_mounts());
     checks.extend(waiting);
     if args.json {
-        output::line(&serde_json::to_string_pretty(&checks)?)?;
+        output::json(&serde_json::to_string_pretty(&checks)?)?;
     } else {
         for check in &checks {
             output::line(&line(check))?;
@@ -241,12 +241,8 @@ fn directory(check: &'static str, dir: Result<PathBuf>, precious: bool) -> Check
 
 fn dead_mounts() -> Vec<Check> {
     let all = mounts::all().unwrap_or_default();
-    let dead = all.into_iter().filter(|entry| entry.is_ours() && mounts::is_stale(&entry.mountpoint));
-    let told = |entry: mounts::Entry| {
-        let at = entry.mountpoint.display();
-        Check::warning("mounts", format!("the mount at {at} is dead: `containerfs unmount {at}` clears it"))
-    };
-    dead.map(told).collect()
+    let dead = all.iter().filter(|entry| entry.is_ours()).filter_map(status::dead);
+    dead.map(|told| Check::warning("mounts", told)).collect()
 }
 
 fn unsent(state_dir: &Path) -> Option<Check> {

@@ -85,6 +85,10 @@ fn finish(outcome: Result<Vec<vfs::Left>, String>) -> Result<ExitCode> {
 
 fn list_mounts() -> Result<ExitCode> {
     for entry in mounts::all()?.iter().filter(|entry| entry.is_ours()) {
+        if let Some(dead) = status::dead(entry) {
+            eprintln!("containerfs: {}", output::escaped(&dead));
+            continue;
+        }
         let shown = format!("{} on {}", entry.source, entry.mountpoint.display());
         output::line(&output::escaped(&shown))?;
     }

@@ -14,14 +14,15 @@ use crate::cli::output;
 use crate::daemon::control::{Connection, Question};
 use crate::fuse::mounts::{self, Entry};
 
-/// Shows the mounts that answer, once or again and again.
+/// Shows the mounts, once or again and again. One that was named and does not answer is a failure.
 ///
 /// # Errors
-/// The one that was named is none, or does not answer.
+/// The one that was named is none.
 pub(super) fn status(args: &Status) -> Result<ExitCode> {
     let Some(every) = args.watch else {
-        show(args, false)?;
-        return Ok(ExitCode::Success);
+        let all_answer = show(args, false)?;
+        let failed = args.mountpoint.is_some() && !all_answer;
+        return Ok(if failed { ExitCode::Failed } else { ExitCode::Success });
     };
     loop {
         show(args, true)?;
@@ -29,7 +30,8 @@ pub(super) fn status(args: &Status) -> Result<ExitCode> {
     }
 }
 
-fn show(args: &Status, watched: bool) -> Result<()> {
+/// Returns whether every mount that is shown answers.
+fn show(args: &Status, watched: bool) -> Result<bool> {
     let mut entries: Vec<Entry> = mounts::all()?.into_iter().filter(Entry::is_ours).collect();
     if let Some(wanted) = &args.mountpoint {
         let at = mounts::absolute(wanted)?;
@@ -49,8 +51,25 @@ fn show(args: &Status, watched: bool) -> Result<()> {
         // Home, then everything below: the screen does not flicker as it would if it were cleared first.
         output::print("\u{1b}[H\u{1b}[J")?;
     }
-    output::line(&text)?;
-    Ok(())
+    if args.json {
+        output::json(&text)?;
+    } else {
+        output::line(&text)?;
+    }
+    Ok(told.iter().all(|told| told.get("error").is_none()))
+}
+
+/// What is wrong with a mount that has died, and what to do about it; nothing if it has not.
+pub(super) fn dead(entry: &Entry) -> Option<String> {
+    // One that answers is not looked at: that would be a call to it.
+    let is_dead =
+        Connection::ask(entry.device, &Question::Status).is_err() && mounts::is_stale(&entry.mountpoint);
+    is_dead.then(|| {
+        let at = entry.mountpoint.display();
+        format!(
+            "the mount at {at} is dead: `containerfs unmount {at}` clears it, and so does mounting there again"
+        )
+    })
 }
 
 /// What a mount says of itself, with where it is; an `error` if it says nothing.
@@ -62,6 +81,7 @@ fn ask(entry: &Entry) -> Value {
             serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" }))
         }
         Ok(None) => json!({ "error": "it does not answer" }),
+        Err(_) if let Some(dead) = dead(entry) => json!({ "error": dead, "dead": true }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             json!({ "error": "it answers the user who mounted it, and nobody else" })
         }

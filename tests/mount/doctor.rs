@@ -106,3 +106,29 @@ fn doctor_tells_what_waits_and_what_is_dead() {
     let (state, found, _) = doctor(&env, &[], "mounts");
     assert!(state == "warning" && found.contains("containerfs unmount"), "{found}");
 }
+
+#[test]
+fn a_mount_that_died_is_told_to_be_dead_and_what_to_do() {
+    if fuse_is_missing() {
+        return;
+    }
+    let env = Env::of(Config::new(Profile::Openai));
+    env.container("c");
+    let mut mount = env.mount(&[]);
+    let at = mount.dir.to_str().unwrap().to_owned();
+    let run = |args: &[&str]| {
+        let output = env.command(args).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
+    };
+    assert!(run(&["mount"]).0.contains(&at));
+    assert_eq!(run(&["status", &at]).1, 0);
+    mount.kill();
+    let (told, code) = run(&["status", &at]);
+    assert!(told.contains("is dead") && told.contains("containerfs unmount") && code == 1, "{code}: {told}");
+    let (told, code) = run(&["status", &at, "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(told[0]["dead"] == true && told[0]["error"].as_str().unwrap().contains("unmount"), "{told}");
+    assert_eq!(code, 1);
+    assert!(!run(&["mount"]).0.contains(&at), "it is no mount that anybody can use");
+    assert_eq!(run(&["unmount", &at]).1, 0);
+}
