@@ -39,9 +39,37 @@ pub(super) fn call<T, Work: Future<Output = Result<T>>>(
         tokio::select! {
             outcome = work(client) => outcome,
             // Ended in order, so that temporary files go.
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            outcome = interrupted() => outcome.and_then(|()| bail!("interrupted")),
         }
     })
+}
+
+/// Waits for a signal that ends the program. What it was started to ignore, as by nohup(1), it ignores.
+async fn interrupted() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    if is_ignored(libc::SIGHUP) {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        return Ok(());
+    }
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
 /// An empty environment variable means that there is none.

@@ -130,15 +130,82 @@ fn a_download_that_is_interrupted_leaves_nothing() {
     fs::create_dir(&to).unwrap();
     let output = to.join("f");
     let args = ["containers:files:content", "retrieve", &id, &file, "--output", output.to_str().unwrap()];
-    let mut child = env.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let mut child = env.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("bytes arrive", || {
+            let mut files = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+            files.next().is_some_and(|len| len > 0)
+        });
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{signal}");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 0, "{signal}");
+    }
+}
+
+#[test]
+fn a_download_that_is_to_outlive_its_terminal_does() {
+    if program_is_missing("nohup") {
+        return;
+    }
+    let env = env();
+    let id = env.container("c");
+    let file = env.store().put_upload(&id, "f", &noise(200_000));
+    env.inject(Kind::Content, Fault::Throttle { bytes_per_second: 200_000 });
+    let to = env.dir.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let like = env.command(&["containers:files:content", "retrieve", &id, &file, "--output"]);
+    let mut command = std::process::Command::new("nohup");
+    command.arg(like.get_program()).args(like.get_args()).arg(to.join("f")).stdout(Stdio::null());
+    for (name, value) in like.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
     wait_until("bytes arrive", || {
         let mut files = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
         files.next().is_some_and(|len| len > 0)
     });
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read(to.join("f")).unwrap(), noise(200_000));
+}
+
+#[test]
+fn numbers_are_printed_as_they_came() {
+    let env = env();
+    let reply = r#"{"id" : "x", "big": 123456789012345678901234567890,
+        "small": [1.10, 1e400, -0.0]}"#;
+    let numbers = ["123456789012345678901234567890", "1.10", "1e400", "-0.0"];
+    let answer = |kind: Kind, body: String| {
+        env.inject(kind, Fault::Status { code: 200, body: Some(body), headers: BTreeMap::new() });
+    };
+    for kind in [Kind::CreateContainer, Kind::RetrieveContainer] {
+        answer(kind, reply.to_owned());
+    }
+    answer(Kind::ListContainers, format!(r#"{{"data": [{reply}], "has_more": false}}"#));
+    let text = |args: &[&str]| {
+        let output = run(&env, args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let raw = text(&["containers", "retrieve", "c", "--format", "raw"]);
+    assert_eq!(raw, format!("{reply}\n"), "as it came");
+    for args in [
+        &["containers", "retrieve", "c"][..],
+        &["containers", "create", "--name", "n"],
+        &["containers", "list"],
+        &["containers", "list", "--format", "jsonl"],
+        &["containers", "list", "--max-items", "-1"],
+    ] {
+        let text = text(args);
+        assert!(numbers.iter().all(|number| text.contains(number)), "{args:?}: {text}");
+    }
+    assert_eq!(text(&["containers", "list", "--format", "jsonl"]).lines().count(), 1);
 }
 
 #[test]
@@ -183,6 +250,22 @@ fn a_terminal_gets_bars_and_tables_and_no_bytes_that_garble_it() {
     assert_eq!(seen.trim_end(), "plain text");
     let seen = env.on_a_terminal(&["containers", "list"]);
     assert!(seen.contains("STATUS") && !seen.contains('{'), "{seen}");
+
+    let hostile = "a\u{9b}2J\u{7f}\u{2028}\u{202e}\u{2066}\u{200f}b";
+    let reply = json!({ "data": [{ "id": "x", "name": hostile }], "has_more": false });
+    let body = Some(reply.to_string());
+    env.inject(Kind::ListContainers, Fault::Status { code: 200, body, headers: BTreeMap::new() });
+    for format in ["json", "jsonl", "raw"] {
+        let args = ["containers", "list", "--format", format];
+        let seen = env.on_a_terminal(&args);
+        assert!(
+            seen.contains("a\\u009b2J")
+                && hostile.chars().skip(1).all(|c| c.is_ascii_graphic() || !seen.contains(c)),
+            "{seen}"
+        );
+        assert!(serde_json::from_str::<Value>(&seen).unwrap().to_string().contains(hostile));
+        assert!(String::from_utf8(run(&env, &args).stdout).unwrap().contains(hostile), "as it is in a pipe");
+    }
 }
 
 #[test]
