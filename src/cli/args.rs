@@ -11,11 +11,14 @@ use secrecy::SecretString;
 use crate::api::NetworkPolicy;
 
 mod operations;
+mod values;
 
 pub use operations::{
     ContainerRef, Containers, Content, FileRef, Files, Format, FormatKind, OneContainer, OneFile, Order,
     Paging,
 };
+
+use values::{duration, glob, interval, known_policy, life, log_filter, octal, quirk, server};
 
 /// Mount OpenAI containers as ordinary directories.
 #[derive(Debug, Parser)]
@@ -49,6 +52,7 @@ pub struct Common {
         global = true,
         env = "OPENAI_BASE_URL",
         value_name = "URL",
+        value_parser = server,
         help = "Server, up to and including /v1 [default: https://api.openai.com/v1]"
     )]
     pub base_url: Option<String>,
@@ -62,7 +66,14 @@ pub struct Common {
     #[arg(long, global = true, env = "CONTAINERFS_INSECURE_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
     pub insecure_http: bool,
     /// How much to log: error, warn, info, debug or trace, or a filter such as containerfs::api=debug.
-    #[arg(long, global = true, env = "CONTAINERFS_LOG_LEVEL", default_value = "warn", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        env = "CONTAINERFS_LOG_LEVEL",
+        default_value = "warn",
+        value_name = "LEVEL",
+        value_parser = log_filter
+    )]
     pub log_level: String,
     /// How to log.
     #[arg(
@@ -183,7 +194,7 @@ pub struct Mount {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub write_back_delay: Duration,
     /// Further names of files that stay here and are never uploaded, as a glob; may be repeated.
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
     pub scratch: Vec<String>,
     /// How long an unmount waits for uploads.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
@@ -204,14 +215,14 @@ pub struct Mount {
     /// Longest wait for an answer of the server.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
-    /// Memory of containers that mkdir makes: 1g, 4g, 16g or 64g.
-    #[arg(long, value_name = "SIZE")]
+    /// Memory of containers that mkdir makes.
+    #[arg(long, value_name = "SIZE", value_parser = ["1g", "4g", "16g", "64g"])]
     pub memory_limit: Option<String>,
-    /// Life of containers that mkdir makes, without use: at most 20m.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Life of containers that mkdir makes, without use: 1m to 20m.
+    #[arg(long, value_name = "TIME", value_parser = life)]
     pub expires_after: Option<Duration>,
     /// Network policy of containers that mkdir makes: `disabled`, or JSON as the API takes it.
-    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    #[arg(long, value_name = "POLICY", value_parser = known_policy)]
     pub network_policy: Option<NetworkPolicy>,
     /// Serve metrics for Prometheus at http://ADDR/metrics; port 0 takes a free one, which `status` tells.
     #[arg(
@@ -391,53 +402,6 @@ pub struct Man {
     pub output: Option<PathBuf>,
 }
 
-/// What is longer means for ever, and no clock has a place for it.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let bare: Option<f64> = text.parse().ok();
-    let duration = match bare {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        None => {
-            humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 5s, 2min or 500ms"))
-        }
-    };
-    duration.map(|duration| duration.min(FOR_EVER))
-}
-
-fn quirk(text: &str) -> Result<String, String> {
-    use crate::emulator::{Profile, Quirks};
-    let set = Quirks::for_profile(Profile::Plain).set(text);
-    set.map(|()| text.to_owned()).map_err(|error| error.to_string())
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("longer than nothing".to_owned()),
-        every => Ok(every),
-    }
-}
-
-fn json(text: &str) -> Result<serde_json::Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
-}
-
-fn octal(text: &str) -> Result<u32, String> {
-    match u32::from_str_radix(text, 8) {
-        Ok(mask) if mask <= 0o777 => Ok(mask),
-        _ => Err("not an octal mask such as 022".to_owned()),
-    }
-}
-
-fn policy(text: &str) -> Result<NetworkPolicy, String> {
-    if text == "disabled" {
-        return Ok(NetworkPolicy(serde_json::json!({ "type": "disabled" })));
-    }
-    serde_json::from_str(text)
-        .map(NetworkPolicy)
-        .map_err(|error| format!("neither `disabled` nor JSON: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -476,6 +440,39 @@ mod tests {
             let mount = duration(long).unwrap();
             assert!(std::time::Instant::now().checked_add(mount * 2).is_some(), "{long}");
         }
-        assert!(Cli::try_parse_from(["containerfs", "mount", "/mnt", "--max-connections", "0"]).is_err());
+        for wrong in [
+            ["--max-connections", "0"],
+            ["--expires-after", "30s"],
+            ["--expires-after", "90s"],
+            ["--expires-after", "21m"],
+            ["--memory-limit", "3g"],
+            ["--network-policy", "{\"type\":\"x\"}"],
+            ["--network-policy", "[]"],
+            ["--scratch", "["],
+            ["--base-url", "nonsense"],
+            ["--base-url", "file:///v1"],
+            ["--log-level", "loud"],
+            ["--log-level", "a=b=c"],
+        ] {
+            let error =
+                Cli::try_parse_from([&["containerfs", "mount", "/mnt"][..], &wrong].concat()).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(wrong[0]), "{error}");
+        }
+        for right in [
+            ["--expires-after", "20m"],
+            ["--expires-after", "60"],
+            ["--memory-limit", "64g"],
+            ["--network-policy", "{\"type\":\"allowlist\",\"allowed_domains\":[\"a.com\"]}"],
+            ["--scratch", "*.{a,b}"],
+            ["--base-url", "http://127.0.0.1:1/v1"],
+            ["--base-url", ""],
+            ["--log-level", "TRACE"],
+            ["--log-level", "warn,containerfs::api=debug,hyper=info"],
+            ["--log-level", "[lookup{name=a}]=debug"],
+        ] {
+            let parsed = Cli::try_parse_from([&["containerfs", "mount", "/mnt"][..], &right].concat());
+            assert!(parsed.is_ok(), "{right:?}: {}", parsed.unwrap_err());
+        }
     }
 }

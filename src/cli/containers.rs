@@ -102,7 +102,7 @@ pub(super) fn files(command: &Files, common: &Common) -> Result<ExitCode> {
 /// # Errors
 /// The server's words, or the disk's; what was there before stays then.
 pub(super) fn content(command: &Content, common: &Common) -> Result<ExitCode> {
-    let Content::Retrieve { file, output } = command;
+    let Content::Retrieve { file, output, format: _ } = command;
     let Some((container, file)) = file.both() else { return missing_ids() };
     match output.as_deref() {
         Some(path) if path != Path::new("-") => transfer::to_file(common, &container, &file, path)?,

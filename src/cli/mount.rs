@@ -18,9 +18,6 @@ use crate::fuse::{Options, mounts};
 use crate::private;
 use crate::vfs;
 
-/// The longest life that the service gives a container, in minutes (API.md "Objects").
-const LIFE_MAX: u64 = 20;
-
 /// What a demo says where it has no place.
 const NO_TEMPORARY: &str = "cannot make a temporary directory";
 
@@ -170,7 +167,6 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         insecure_http: common.insecure_http,
         ..server::config(common, api_key)
     };
-    let expires_after_minutes = args.expires_after.map(minutes).transpose()?;
     let source =
         args.source.clone().or_else(|| args.container.clone()).unwrap_or_else(|| "containerfs".to_owned());
     let vfs = vfs::Config {
@@ -196,7 +192,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
         max_connections: args.max_connections.into(),
         new_container: vfs::NewContainer {
             memory_limit: args.memory_limit.clone(),
-            expires_after_minutes,
+            expires_after_minutes: args.expires_after.map(minutes).transpose()?,
             network_policy: args.network_policy.clone(),
         },
     };
@@ -213,13 +209,7 @@ fn resolve(args: &Mount, common: &Common, mountpoint: PathBuf) -> Result<Setting
 }
 
 fn minutes(life: std::time::Duration) -> Result<i64> {
-    let minutes = life.as_secs().div_ceil(60);
-    if !(1..=LIFE_MAX).contains(&minutes) {
-        bail!(
-            "--expires-after is 1 to {LIFE_MAX} minutes: the service keeps no container longer without use"
-        );
-    }
-    Ok(i64::try_from(minutes)?)
+    Ok(i64::try_from(life.as_secs() / 60)?)
 }
 
 fn present_umask() -> u32 {

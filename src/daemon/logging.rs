@@ -38,6 +38,21 @@ pub fn start(filter: &str, json: bool, file: Option<&Path>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether [`start`] can use a filter. A bare word that is no level would be taken for a library with
+/// everything that it has to say.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(filter: &str) -> Result<(), String> {
+    let is_level = |part: &str| part.trim().is_empty() || part.trim().parse::<LevelFilter>().is_ok();
+    let no_level =
+        filter.split(',').find(|part| !part.contains(['=', '[', ']', '{', '}']) && !is_level(part));
+    if let Some(part) = no_level {
+        return Err(format!("{part:?} is none of off, error, warn, info, debug and trace"));
+    }
+    EnvFilter::try_new(directives(filter)).map(drop).map_err(|error| error.to_string())
+}
+
 /// A bare level is ours: what the libraries below have to say of every connection drowns it. A filter is
 /// taken as it is, but for one library that tells every refused certificate again, which is an error of ours
 /// already.

@@ -207,6 +207,12 @@ fn a_reply_is_printed_as_it_came_or_as_a_table() {
         let raw = run(env, &["containers:files", "list", &id, "--format", "raw"]);
         let raw: Value = serde_json::from_slice(&raw.stdout).unwrap();
         assert!(raw["data"][0].as_object().unwrap().contains_key("bytes"), "a null is a field too");
+        let file = raw["data"][0]["id"].as_str().unwrap();
+        let content = ["containers:files:content", "retrieve", &id, file, "--format"];
+        assert_eq!(run(env, &[&content[..], &["raw"]].concat()).stdout, b"x");
+        let refused = run(env, &[&content[..], &["json"]].concat());
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && said.contains("content is printed as it is"), "{said}");
         let table = run(env, &["containers:files", "list", &id, "--format", "table"]);
         let table = String::from_utf8(table.stdout).unwrap();
         assert!(table.contains("PATH") && table.contains("/mnt/data/f"), "{table}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{json, policy};
+use super::values::{as_it_is, json, policy};
 use crate::api::NetworkPolicy;
 
 /// `containerfs containers`.
@@ -97,6 +97,9 @@ pub enum Content {
         /// Where to; replaced when the whole content has arrived. `-` is standard output.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// raw: the content as it is, which it always is.
+        #[arg(long, value_name = "FORMAT", value_parser = as_it_is)]
+        format: Option<FormatKind>,
     },
 }
 
