@@ -23,8 +23,12 @@ mod transfer;
 mod unmount;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 
 use anyhow::{Context, Result};
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
@@ -45,16 +49,28 @@ fn run(typed: Vec<OsString>) -> ExitCode {
             tell(&error);
             return ExitCode::Usage;
         }
-        Err(Refused::Flags(error)) => {
-            let usage = error.use_stderr();
-            let _ = error.print();
-            return if usage { ExitCode::Usage } else { ExitCode::Success };
-        }
+        Err(Refused::Flags(error)) => return show(&error),
     };
     dispatch(&cli, key_was_typed).unwrap_or_else(|error| {
         tell(&error);
         ExitCode::Failed
     })
+}
+
+/// Prints what clap has to say. It would heed CLICOLOR_FORCE, and colour what goes into a pipe.
+fn show(error: &clap::Error) -> ExitCode {
+    let coloured = |colours: bool| {
+        let text = error.render();
+        if colours { text.ansi().to_string() } else { text.to_string() }
+    };
+    if error.use_stderr() {
+        let _ = write!(io::stderr(), "{}", coloured(output::colours(&io::stderr())));
+        return ExitCode::Usage;
+    }
+    match output::print(&coloured(output::colours(&io::stdout()))) {
+        Ok(()) => ExitCode::Success,
+        Err(_) => ExitCode::Failed,
+    }
 }
 
 /// Why a command line means nothing.
@@ -72,13 +88,43 @@ pub enum Refused {
 /// # Errors
 /// It means nothing, or asks for help.
 pub fn parse(typed: Vec<OsString>) -> Result<(Cli, bool), Refused> {
-    let typed = dotted::joined(rewrite::command_line(typed));
-    let meant = typed.and_then(rewrite::with_config_file).map_err(Refused::Words)?;
-    let parsed = Cli::command().try_get_matches_from(&meant).and_then(|matches| {
-        let is_flag = matches.value_source("api_key") == Some(clap::parser::ValueSource::CommandLine);
-        Cli::from_arg_matches(&matches).map(|cli| (cli, is_flag))
+    let typed = rewrite::command_line(typed).and_then(dotted::joined).map_err(Refused::Words)?;
+    let meant = rewrite::with_config_file(typed.clone()).map_err(Refused::Words)?;
+    let parsed = without_empty_variables(Cli::command()).try_get_matches_from(&meant).and_then(|matches| {
+        let is_flag = matches.value_source("api_key") == Some(ValueSource::CommandLine);
+        let cli = Cli::from_arg_matches(&matches)?;
+        check_mountpoint(&cli, &typed)?;
+        Ok((cli, is_flag))
     });
     parsed.map_err(|error| Refused::Flags(with_plain_usage(error, &meant)))
+}
+
+/// An empty variable counts as unset.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
+/// Without a mountpoint there is a list of what is mounted, unless flags that were typed say that a mount was
+/// meant.
+fn check_mountpoint(cli: &Cli, typed: &[OsString]) -> Result<(), clap::Error> {
+    if !matches!(&cli.command, Command::Mount(mount) if mount.mountpoint.is_none()) {
+        return Ok(());
+    }
+    let command = Cli::command();
+    let Some(mount) = command.find_subcommand("mount") else { return Ok(()) };
+    let matches = without_empty_variables(Cli::command()).try_get_matches_from(typed)?;
+    let Some(("mount", given)) = matches.subcommand() else { return Ok(()) };
+    let was_typed =
+        |arg: &clap::Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    if mount.get_arguments().any(was_typed) {
+        let told = "MOUNTPOINT is missing: `containerfs mount` alone lists what is mounted";
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, told));
+    }
+    Ok(())
 }
 
 /// The usage of the command that was called. What the environment gives counts as typed for clap, and would

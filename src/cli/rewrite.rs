@@ -41,49 +41,68 @@ const OF_MOUNT: [&str; 27] = [
     "noiversion",
 ];
 
+/// The command that prints what is no JSON: how replies are printed is nothing to it.
+const PRINTS_CONTENT: &str = "containers:files:content";
+
 /// Flags that say where the flags come from.
 const OF_THE_FILE: [&str; 2] = ["config", "config-profile"];
 
 /// Turns `containerfs SOURCE MOUNTPOINT -o …` into `containerfs mount …`, and every `-o` into flags.
-pub(super) fn command_line(typed: Vec<OsString>) -> Vec<OsString> {
+///
+/// # Errors
+/// An option lacks its value.
+pub(super) fn command_line(typed: Vec<OsString>) -> Result<Vec<OsString>> {
+    let command = Cli::command();
     let mut args = typed.into_iter();
     let program = args.next().unwrap_or_else(|| "containerfs".into());
-    let rest = as_mount(args.collect());
+    let rest = as_mount(&command, args.collect());
     let mut meant = vec![program];
     let mut rest = rest.into_iter();
     let is_mount = |meant: &[OsString]| meant.iter().skip(1).any(|arg| arg == "mount");
     while let Some(arg) = rest.next() {
         let text = arg.to_string_lossy();
-        if !is_mount(&meant) || !text.starts_with("-o") {
-            meant.push(arg);
-            continue;
-        }
-        let options = if text == "-o" { rest.next().unwrap_or_default() } else { text[2..].into() };
-        meant.extend(flags_of(&options.to_string_lossy()));
+        let options = match text.strip_prefix("-o").filter(|_| is_mount(&meant)) {
+            None => {
+                meant.push(arg);
+                continue;
+            }
+            Some("") => rest.next().context("-o needs options: -o a,b=c")?,
+            Some(options) => options.trim_start_matches('=').into(),
+        };
+        meant.extend(flags_of(&command, &options.to_string_lossy())?);
     }
-    meant
+    Ok(meant)
 }
 
 /// The fstab form has a source where a command would be, and a mountpoint after it.
-fn as_mount(args: Vec<OsString>) -> Vec<OsString> {
-    let command = Cli::command();
+fn as_mount(command: &clap::Command, args: Vec<OsString>) -> Vec<OsString> {
     let mut places = Vec::new();
     let mut at = 0;
     while let Some(arg) = args.get(at) {
         let text = arg.to_string_lossy();
         let takes_value =
-            text == "-o" || (text.starts_with("--") && !text.contains('=') && wants_value(&command, &text));
+            text == "-o" || (text.starts_with("--") && !text.contains('=') && wants_value(command, &text));
         if !text.starts_with('-') || text == "-" {
             places.push(at);
         }
         at += 1 + usize::from(takes_value);
     }
     let [source, mountpoint, ..] = places[..] else { return args };
-    let known = command.get_subcommands().any(|sub| sub.get_name() == args[source] || args[source] == "help");
-    if known {
+    let has_options = args.iter().any(|arg| arg.to_string_lossy().starts_with("-o"));
+    if args[source] == "help" {
         return args;
     }
-    if !args.iter().any(|arg| arg.to_string_lossy().starts_with("-o")) && is_slip(&command, &args[source]) {
+    if let Some(known) = command.find_subcommand(&args[source]) {
+        // No command but `mount` has such options: with them, and a mountpoint alone, it is a container's name.
+        let is_source = known.get_name() != "mount"
+            && has_options
+            && places.len() == 2
+            && known.find_subcommand(&args[mountpoint]).is_none();
+        if !is_source {
+            return args;
+        }
+    }
+    if !has_options && is_slip(command, &args[source]) {
         return args;
     }
     let mut meant: Vec<OsString> = vec!["mount".into()];
@@ -114,21 +133,64 @@ fn find<'a>(command: &'a clap::Command, long: &str) -> Option<&'a Arg> {
     of(command).or_else(|| command.get_subcommands().find_map(|sub| find(sub, long)))
 }
 
-fn flags_of(options: &str) -> Vec<OsString> {
+/// The options of one `-o`. A comma that belongs to a value has a backslash before it, or lies in brackets or
+/// braces, as those of JSON and globs do.
+fn options_of(text: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let len = if rest.starts_with("\\,") { 2 } else { enclosed(rest).unwrap_or(c.len_utf8()) };
+        if c == ',' {
+            options.push(String::new());
+        } else if let Some(option) = options.last_mut() {
+            option.push_str(&rest[..len].replace("\\,", ","));
+        }
+        rest = &rest[len..];
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
+/// The length of what an opening bracket or brace and its partner enclose, both included.
+fn enclosed(text: &str) -> Option<usize> {
+    let mut open = Vec::new();
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' if !open.is_empty() => quoted = !quoted,
+            _ if quoted => {}
+            b'{' => open.push(b'}'),
+            b'[' => open.push(b']'),
+            b'}' | b']' if open.last() == Some(&byte) => _ = open.pop(),
+            _ => {}
+        }
+        if open.is_empty() {
+            return (at > 0).then_some(at + 1);
+        }
+    }
+    None
+}
+
+fn flags_of(command: &clap::Command, options: &str) -> Result<Vec<OsString>> {
     let mut flags = Vec::new();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+    for option in options_of(options) {
         let (name, value) =
-            option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+            option.split_once('=').map_or((&*option, None), |(name, value)| (name, Some(value)));
         if OF_MOUNT.contains(&name) || name.starts_with("x-") || name.starts_with("comment") {
             continue;
         }
         let long = if name == "ro" { "read-only".to_owned() } else { name.replace('_', "-") };
+        if value.is_none() && wants_value(command, &long) {
+            bail!("-o {name} needs a value: -o {name}=VALUE");
+        }
         flags.push(match value {
             Some(value) => format!("--{long}={value}").into(),
             None => format!("--{long}").into(),
         });
     }
-    flags
+    Ok(flags)
 }
 
 /// Puts the flags of the configuration file in, before those that were typed; a flag whose environment
@@ -155,6 +217,7 @@ pub(super) fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
 fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString> {
     let root = Cli::command();
     let (mut command, mut at) = (&root, 0);
+    let mut prints_content = false;
     let mut next = 1;
     // Down to the command that is called, past the flags before each word and their values.
     while let Some(arg) = meant.get(next) {
@@ -163,6 +226,7 @@ fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString>
         if !text.starts_with('-') {
             let Some(sub) = command.get_subcommands().find(|sub| sub.get_name() == text) else { break };
             (command, at) = (sub, next);
+            prints_content |= text == PRINTS_CONTENT;
         }
         next += 1 + usize::from(takes_value);
     }
@@ -171,7 +235,8 @@ fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString>
     }
     let of =
         |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
-    let accepted = |long: &str| of(&root, long) || of(command, long);
+    let accepted =
+        |long: &str| (of(&root, long) || of(command, long)) && !(prints_content && long == "format");
     let ours = flags.into_iter().filter(|(long, _)| accepted(long)).map(|(_, flag)| flag);
     let (before, after) = meant.split_at(at + 1);
     before.iter().cloned().chain(ours).chain(after.iter().cloned()).collect()
@@ -262,7 +327,7 @@ mod tests {
     use super::*;
 
     fn meant(typed: &str) -> String {
-        let args = command_line(typed.split(' ').map(OsString::from).collect());
+        let args = command_line(typed.split(' ').map(OsString::from).collect()).unwrap();
         args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
@@ -300,6 +365,57 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_is_named_like_a_command_is_mounted_with_options() {
+        assert_eq!(
+            meant("containerfs status /mnt -o ro"),
+            "containerfs mount --container status --source status /mnt --read-only"
+        );
+        assert!(
+            meant("containerfs containers:files:content /mnt -n -o rw").contains("--container containers")
+        );
+        for command in [
+            "containerfs containers:files:content retrieve a b -o out",
+            "containerfs containers:files:content retrieve -o out",
+            "containerfs status /mnt",
+        ] {
+            assert_eq!(meant(command), command);
+        }
+        assert_eq!(meant("containerfs mount /mnt -o ro"), "containerfs mount /mnt --read-only");
+    }
+
+    #[test]
+    fn a_comma_may_belong_to_a_value() {
+        let policy = r#"{"type":"allowlist","allowed_domains":["a,\"b]","c"]}"#;
+        assert_eq!(
+            options_of(&format!("ro,network_policy={policy},ttl=1s")),
+            ["ro", &format!("network_policy={policy}"), "ttl=1s"]
+        );
+        assert_eq!(
+            options_of(r#"network_policy={"a":1\,"b":2},ro"#),
+            [r#"network_policy={"a":1,"b":2}"#, "ro"]
+        );
+        assert_eq!(options_of(r"container=a\,b,,ro"), ["container=a,b", "ro"]);
+        assert_eq!(
+            options_of("scratch=*.{a,b},scratch=[x,y],uid=5"),
+            ["scratch=*.{a,b}", "scratch=[x,y]", "uid=5"]
+        );
+        assert_eq!(options_of("container=a{b,ro"), ["container=a{b", "ro"]);
+    }
+
+    #[test]
+    fn an_option_without_its_value_takes_nothing_else_for_it() {
+        for (typed, wanted) in [
+            ("containerfs mount -o state-dir /mnt", "-o state-dir needs a value"),
+            ("containerfs report /mnt -o ro,cache_size", "-o cache_size needs a value"),
+            ("containerfs mount /mnt -o", "-o needs options"),
+        ] {
+            let refused =
+                command_line(typed.split(' ').map(OsString::from).collect()).unwrap_err().to_string();
+            assert!(refused.starts_with(wanted), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_profile_beats_the_general_part_and_a_typed_flag_beats_both() {
         let table: toml::Table =
             "ttl = '9s'\nread-only = true\n[profile.work]\nttl = '2s'\nmax-connections = 4".parse().unwrap();
@@ -334,6 +450,12 @@ mod tests {
             "containerfs pending save --log-level=debug --state-dir=/s list"
         );
         assert_eq!(with_file("containerfs --help"), "containerfs --help");
+        let table: toml::Table = "format = 'json'\nstate-dir = '/s'".parse().unwrap();
+        let with_file = |typed: &str| {
+            insert(typed.split(' ').map(OsString::from).collect(), file_flags(&table, None).unwrap()).len()
+        };
+        assert_eq!(with_file("containerfs containers list"), 4);
+        assert_eq!(with_file("containerfs containers:files:content retrieve"), 3);
     }
 
     #[test]

@@ -41,8 +41,79 @@ fn a_longer_life_than_the_service_gives_is_refused_at_the_start() {
         let dir = env.mountpoint();
         let output = env.command(&["mount", "--expires-after", "21m"]).arg(&dir).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("20"), "{said}");
+        assert!(output.status.code() == Some(2) && said.contains("20"), "{said}");
         assert!(!is_mounted(&dir));
+    });
+}
+
+#[test]
+fn a_bare_mount_lists_and_one_with_flags_needs_a_mountpoint() {
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let file = env.dir.path().join("config.toml");
+        fs::write(&file, "ttl = '1s'\nread-only = true").unwrap();
+        let run = |args: &[&str]| {
+            let output = env.command(args).arg("--config").arg(&file).output().unwrap();
+            (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert_eq!(run(&["mount", "--log-level", "error"]).0, 0);
+        for flags in [&["--read-only"][..], &["--demo"], &["--container", "foo"], &["-o", "ro"]] {
+            let (code, said) = run(&[&["mount"], flags].concat());
+            assert!(code == 2 && said.contains("MOUNTPOINT is missing"), "{flags:?}: {code} {said}");
+        }
+        let (code, said) = run(&["mount", "-o", "state-dir", dir.to_str().unwrap()]);
+        assert!(code == 2 && said.contains("-o state-dir needs a value"), "{code} {said}");
+        assert!(!is_mounted(&dir));
+    });
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let names = [
+            "OPENAI_API_KEY_FILE",
+            "OPENAI_ORG_ID",
+            "OPENAI_PROJECT_ID",
+            "CONTAINERFS_LOG_FORMAT",
+            "CONTAINERFS_LOG_LEVEL",
+            "CONTAINERFS_INSECURE_HTTP",
+            "CONTAINERFS_CONFIG",
+            "CONTAINERFS_CONFIG_PROFILE",
+            "CONTAINERFS_STATE_DIR",
+            "CONTAINERFS_CACHE_DIR",
+        ];
+        let home = env.dir.path().join("home");
+        fs::create_dir(&home).unwrap();
+        for args in
+            [&["containers", "list"][..], &["pending", "list"], &["mount"], &["containers", "retrieve", &id]]
+        {
+            let mut command = env.command(args);
+            command.envs(names.map(|name| (name, ""))).env("HOME", &home);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    });
+}
+
+#[test]
+fn options_of_fstab_hold_commas_that_belong_to_a_value() {
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let policy = r#"network_policy={"type":"allowlist","allowed_domains":["a.com","b.com"]}"#;
+        let command =
+            env.command(&["containerfs", dir.to_str().unwrap(), "-o", policy, "-o", "foreground,dev"]);
+        let mount = env.start(command, dir);
+        fs::create_dir(mount.path("new")).unwrap();
+        assert_eq!(env.store().containers()[0].network_policy["allowed_domains"][1], "b.com");
+        assert_eq!(mount.unmount(env), (0, 0));
+
+        // A name that a command has too.
+        env.container("status");
+        let dir = env.mountpoint();
+        let mount = env.start(env.command(&["status", dir.to_str().unwrap(), "-o", "ro,foreground"]), dir);
+        assert_eq!(mount.names(""), [""; 0]);
+        assert_eq!(mount.unmount(env), (0, 0));
     });
 }
 

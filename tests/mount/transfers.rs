@@ -276,8 +276,10 @@ fn colours_are_for_terminals_and_never_with_no_color() {
     let env = env();
     let coloured = |text: &str| text.contains("\u{1b}[");
     assert!(coloured(&env.on_a_terminal(&["containers", "list", "--limti"])));
-    let plain = run(&env, &["containers", "list", "--limti"]);
-    assert!(!coloured(&String::from_utf8_lossy(&plain.stderr)));
+    for args in [&["containers", "list", "--limti"][..], &["--help"]] {
+        let plain = env.command(args).env("CLICOLOR_FORCE", "1").output().unwrap();
+        assert!(!coloured(&String::from_utf8_lossy(&[plain.stderr, plain.stdout].concat())));
+    }
     // Set by a program, so that nothing else of this process sees it.
     let line = format!("env NO_COLOR=1 {} containers list --limti", env!("CARGO_BIN_EXE_containerfs"));
     let output = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
