@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Handle};
@@ -142,10 +142,11 @@ impl Mounted {
         tell_systemd(NotifyState::ExtendTimeoutUsec(patience));
         tell_systemd(NotifyState::Status("uploading what is not on the server yet"));
         self.tell_what_waits();
-        let left = tokio::select! {
-            left = self.vfs.drain(within) => left,
+        let begun = Instant::now();
+        let (left, was_in_time) = tokio::select! {
+            left = self.vfs.drain(within) => (left, begun.elapsed() < within),
             // A second signal: whoever sent it does not want to wait.
-            () = self.signals.next() => self.vfs.drain(Duration::ZERO).await,
+            () = self.signals.next() => (self.vfs.drain(Duration::ZERO).await, false),
         };
         // Its server goes with it: nothing is lost that would not be lost on the server.
         let left = if self.demo.is_some() { Vec::new() } else { left };
@@ -154,7 +155,10 @@ impl Mounted {
         }
         // Until now it tells a new mount that this one is ending.
         drop(self.socket.take());
-        let _ = tokio::time::timeout(UNMOUNT_WAIT, self.session.ended()).await;
+        // Who waits in the kernel for an upload that has had its time is not waited for: the bytes are in the
+        // journal, and the end of the process lets the callers go with an error.
+        let wait = if was_in_time { UNMOUNT_WAIT } else { Duration::ZERO };
+        let _ = tokio::time::timeout(wait, self.session.ended()).await;
         if !left.is_empty() {
             tell_systemd(NotifyState::Status(&format!("{} not on the server, and kept", left.len())));
         }

@@ -1,6 +1,7 @@
 //! What a person sees of an unmount: how far it is, and what is left.
 
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Fault, Kind};
 use nix::sys::signal::{Signal, kill};
@@ -83,6 +84,36 @@ fn force_waits_for_nothing() {
         assert_eq!((output.status.code(), mount.wait()), (Some(3), 3), "{told}");
         assert!(["box/a", "box/b", "box/c"].iter().all(|name| told.contains(name)), "{told}");
         assert!(!is_mounted(&mount.dir));
+    });
+}
+
+#[test]
+fn force_and_a_timeout_do_not_wait_for_who_waits_for_an_upload() {
+    on_openai(|env| {
+        let id = env.container("box");
+        for flags in [&["--force"][..], &["--timeout", "500ms"]] {
+            let mut mount = env.mount(&[]);
+            env.emulator.forget_requests();
+            env.inject(Kind::Upload, Fault::HangBefore);
+            let file = mount.path("box/f");
+            let saved = std::thread::spawn(move || save(&file, b"precious"));
+            wait_until("the POST is under way", || env.count(Kind::Upload) == 1);
+            let begun = Instant::now();
+            let output = env.command(&["unmount"]).args(flags).arg(&mount.dir).output().unwrap();
+            // The kernel is given five seconds for a mount that nobody waits in.
+            assert!(begun.elapsed() < Duration::from_secs(4), "{flags:?}: {:?}", begun.elapsed());
+            let told = told(&output);
+            assert_eq!((output.status.code(), mount.wait()), (Some(3), 3), "{told}");
+            assert!(told.contains("box/f"), "{told}");
+            assert!(saved.join().unwrap().is_err(), "who waits is told");
+
+            env.emulator.faults().clear();
+            let mount = env.mount(&[]);
+            assert_eq!(mount.sh("box", "cat f"), "precious");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "f"), b"precious");
+            env.store().delete_file(&id, &env.versions(&id, "f")[0].id);
+        }
     });
 }
 
