@@ -283,10 +283,7 @@ impl Run {
             }
             Step::Look => self.look("a look"),
             // What is refused behind a close is told to nobody.
-            Step::Fault(Kind::Upload, Fault::Status { code: 400, .. })
-                if world.writes_back()
-                    || reference.held.is_some()
-                    || reference.may_change(DEFERRED) != Expected::Failure => {}
+            Step::Fault(Kind::Upload, Fault::Status { code: 400, .. }) if reference.held.is_some() => {}
             Step::Fault(kind, fault) => {
                 if matches!(fault, Fault::Status { code: 400, .. }) && *kind == Kind::Upload {
                     world.settle();

@@ -75,10 +75,6 @@ impl World {
         self.mount = Some(Mount { runtime, vfs, held: None });
     }
 
-    pub(crate) fn writes_back(&self) -> bool {
-        self.write_back.is_some()
-    }
-
     /// Ends the mount as `unmount` does. Returns what is left.
     pub(crate) fn unmount(&mut self) -> Vec<Left> {
         let Mount { runtime, vfs, .. } = self.mount.take().unwrap();
