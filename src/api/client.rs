@@ -17,14 +17,17 @@ use sha2::{Digest, Sha256};
 use url::{Host, Url};
 
 pub use crate::api::content::{Content, Part};
-use crate::api::error::{Error, ErrorKind, Result, Told};
-use crate::api::model::{Container, ContainerId, CreateContainer, Deleted, File, FileId, ListParams, Page};
+use crate::api::error::{Error, ErrorKind, Result};
+use crate::api::model::{
+    Container, ContainerId, CreateContainer, Deleted, Deletion, File, FileId, ListParams, Page,
+};
 use crate::api::paging::{self, Cursors, List};
 use crate::api::pool::Pool;
 use crate::api::priority::{self, Priority};
 use crate::api::raw::Raw;
 use crate::api::redact::Redactor;
 use crate::api::stats::{Connections, Stats};
+use crate::api::told::Told;
 use crate::api::transport::{Call, Payload, Transport, constant_headers, innermost};
 pub use crate::api::upload::UploadBody;
 
@@ -385,18 +388,18 @@ impl Client {
     /// The body of the reply to a DELETE, which need not be JSON.
     pub(super) async fn delete_body(&self, operation: &'static str, url: Url) -> Result<Bytes> {
         let call = Call { operation, method: Method::DELETE, url, payload: Payload::Nothing };
-        let body = self.0.transport.call(&call).await?;
-        let told = Told::parse(&body, self.redactor());
+        let answer = self.0.transport.call(&call).await?;
+        let told = Told::parse(&answer.body, self.redactor());
         if told.is_error() {
-            return Err(told.into_error(operation));
+            return Err(told.into_error(operation).with_id(answer.id));
         }
         // Other servers answer a delete with nothing (API.md "Wire"). A page that a proxy puts in between
         // says nothing of the file, which would be taken for deleted.
-        let nothing = matches!(body.trim_ascii(), b"" | b"{}" | b"null");
-        if nothing || serde_json::from_slice::<Deleted>(&body).is_ok_and(|deleted| deleted.says_so()) {
-            return Ok(body);
+        let nothing = matches!(answer.body.trim_ascii(), b"" | b"{}" | b"null");
+        if nothing || serde_json::from_slice::<Deletion>(&answer.body).is_ok_and(|reply| reply.says_so()) {
+            return Ok(answer.body);
         }
-        Err(Error::new(ErrorKind::Protocol, operation, "the reply does not say that it is deleted"))
+        Err(answer.not_the_apis(&call, "it does not say that it is deleted"))
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -404,21 +407,25 @@ impl Client {
     }
 
     pub(super) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
-        let body = self.0.transport.call(&call).await?;
+        self.json_of(&call).await.map(|(reply, _)| reply)
+    }
+
+    /// The reply, and the server's id of the request.
+    pub(super) async fn json_of<T: DeserializeOwned>(&self, call: &Call) -> Result<(T, Option<String>)> {
+        let answer = self.0.transport.call(call).await?;
         // A name that is no UTF-8 makes no reply unreadable.
-        serde_json::from_str(&String::from_utf8_lossy(&body)).map_err(|error| {
-            let told = Told::parse(&body, self.redactor());
-            if told.is_error() {
-                let error = told.into_error(call.operation);
-                let posts = call.method == Method::POST;
-                let maybe = posts && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Server);
-                return error.maybe_happened(maybe);
+        match serde_json::from_str(&String::from_utf8_lossy(&answer.body)) {
+            Ok(reply) => Ok((reply, answer.id)),
+            Err(error) => {
+                let told = Told::parse(&answer.body, self.redactor());
+                if told.is_error() {
+                    let error = told.into_error(call.operation).with_id(answer.id);
+                    let maybe = call.posts() && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Server);
+                    return Err(error.maybe_happened(maybe));
+                }
+                Err(answer.not_the_apis(call, &self.redactor().text(&error.to_string())))
             }
-            let error = self.redactor().text(&error.to_string());
-            let message = format!("the reply is not the API's ({error}): check the base URL");
-            Error::new(ErrorKind::Protocol, call.operation, message)
-                .maybe_happened(call.method == Method::POST)
-        })
+        }
     }
 
     pub(super) fn url(&self, operation: &'static str, parts: &[&str], query: &impl Serialize) -> Result<Url> {

@@ -13,6 +13,7 @@ use crate::api::client::Client;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::Permit;
 use crate::api::pace::enough;
+use crate::api::reply::Sent;
 use crate::api::transport::{Reply, innermost};
 
 const OPERATION: &str = "content";
@@ -66,11 +67,11 @@ impl Content {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
-        let start = text(CONTENT_RANGE).and_then(range_start).filter(|_| partial).unwrap_or(0);
+        let sent = text(CONTENT_RANGE).and_then(Sent::parse).filter(|_| partial);
         let accepts_ranges = partial || text(ACCEPT_RANGES) == Some("bytes");
         Self {
             length,
-            start,
+            start: sent.map_or(0, |sent| sent.first),
             accepts_ranges,
             response,
             received: 0,
@@ -130,9 +131,4 @@ impl Content {
         error.request_id = request_id(self.response.headers(), self.client.redactor());
         error
     }
-}
-
-/// The first byte of `bytes 5-9/20`.
-fn range_start(value: &str) -> Option<u64> {
-    value.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
 }

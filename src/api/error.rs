@@ -8,6 +8,8 @@ use reqwest::header::HeaderMap;
 use serde::Serialize;
 
 use crate::api::redact::Redactor;
+use crate::api::told::Told;
+use crate::api::transport::Call;
 
 /// An operation's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -93,24 +95,28 @@ impl Error {
         self
     }
 
-    /// The error that a reply tells. `posts` says whether the call made something.
+    pub(super) fn with_id(mut self, id: Option<String>) -> Self {
+        self.request_id = id;
+        self
+    }
+
+    /// The error that a reply tells, whose body may be `cut`.
     pub(super) fn of_reply(
-        operation: &'static str,
+        call: &Call,
         status: StatusCode,
         headers: &HeaderMap,
-        body: &[u8],
-        posts: bool,
+        (body, cut): (&[u8], bool),
         redactor: &Redactor,
     ) -> Self {
-        let told = Told::parse(body, redactor);
-        let kind = kind_of(operation, status, &told);
+        let told = Told::parse_beginning(body, redactor);
+        let kind = kind_of(call.operation, status, &told);
         let message =
             if told.message.is_empty() { format!("the server answered {status}") } else { told.message };
-        let mut error = Self::new(kind, operation, message);
+        let mut error = Self::new(kind, call.operation, message);
         error.status = Some(status.as_u16());
         error.request_id = request_id(headers, redactor);
-        error.retry = may_repeat(status, headers, posts);
-        error.may_have_happened = posts && status.is_server_error();
+        error.retry = may_repeat(status, headers, call.posts(), cut);
+        error.may_have_happened = call.posts() && !status.is_client_error();
         error
     }
 }
@@ -135,32 +141,7 @@ pub(super) fn request_id(headers: &HeaderMap, redactor: &Redactor) -> Option<Str
     Some(id.chars().take(100).collect())
 }
 
-/// An error body, read leniently.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    pub(super) message: String,
-    code: String,
-    /// Whether it has the API's shape.
-    is_api: bool,
-}
-
 impl Told {
-    pub(super) fn parse(body: &[u8], redactor: &Redactor) -> Self {
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else { return Self::default() };
-        let error = match value.get("error") {
-            Some(serde_json::Value::Null) | None => return Self::default(),
-            Some(error) => error,
-        };
-        let text = |name: &str| match error.get(name) {
-            Some(serde_json::Value::String(text)) => text.clone(),
-            Some(serde_json::Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
-        let message = error.as_str().map_or_else(|| text("message"), str::to_owned);
-        let message = if message.is_empty() { error.to_string() } else { message };
-        Self { message: redactor.text(&message), code: text("code"), is_api: true }
-    }
-
     /// Whether a body that came with a 2xx tells an error (API.md "Wire").
     pub(super) fn is_error(&self) -> bool {
         self.is_api
@@ -218,7 +199,7 @@ fn not_found(operation: &'static str, message: &str, is_api: bool) -> ErrorKind 
 }
 
 /// Whether the same request may be sent again. A POST is, only where the server says that it did nothing.
-fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool) -> bool {
+fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool, cut: bool) -> bool {
     match headers.get("x-should-retry").and_then(|value| value.to_str().ok()) {
         Some("true") => return true,
         Some("false") => return false,
@@ -229,6 +210,8 @@ fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool) -> bool {
         408 | 409 | 429 => true,
         503 if posts => told_to_wait,
         500..=599 => !posts,
+        // These mean different things, which the body would have told.
+        400 | 404 | 410 | 422 => cut && !posts,
         _ => false,
     }
 }

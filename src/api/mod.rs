@@ -13,8 +13,10 @@ pub mod priority;
 mod queues;
 mod raw;
 mod redact;
+mod reply;
 mod retry;
 pub mod stats;
+mod told;
 mod transport;
 mod upload;
 

@@ -137,10 +137,18 @@ pub struct Deleted {
     pub deleted: bool,
 }
 
-impl Deleted {
-    /// Whether this is the reply to a DELETE that was carried out.
+/// What a reply to a DELETE says of it.
+#[derive(Deserialize)]
+pub(super) struct Deletion {
+    deleted: Option<bool>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    object: String,
+}
+
+impl Deletion {
+    /// Whether it was carried out.
     pub(super) fn says_so(&self) -> bool {
-        self.deleted || self.object.ends_with("deleted")
+        self.deleted == Some(true) || self.object.ends_with("deleted")
     }
 }
 

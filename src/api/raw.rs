@@ -124,8 +124,7 @@ impl Raw<'_> {
     }
 
     async fn call(self, call: Call) -> Result<Reply> {
-        let (posts, operation) = (call.method == Method::POST, call.operation);
-        let reply: Reply = self.0.json(call).await?;
+        let (reply, id): (Reply, _) = self.0.json_of(&call).await?;
         let read: Value = serde_json::from_str(reply.get()).unwrap_or_default();
         // API.md "Wire": 200 with an error body.
         match read.get("error").filter(|error| !error.is_null()) {
@@ -136,7 +135,8 @@ impl Raw<'_> {
                     .and_then(Value::as_str)
                     .map_or_else(|| error.to_string(), str::to_owned);
                 let message = self.0.redactor().text(&message);
-                Err(Error::new(ErrorKind::Protocol, operation, message).maybe_happened(posts))
+                let error = Error::new(ErrorKind::Protocol, call.operation, message);
+                Err(error.maybe_happened(call.posts()).with_id(id))
             }
         }
     }

@@ -14,6 +14,9 @@ const MASK: &str = "[redacted]";
 /// Values of custom headers shorter than this are words, and no secrets.
 const SHORTEST: usize = 8;
 
+/// A beginning of a secret that is shorter than this tells nothing.
+const TELLING: usize = 3;
+
 /// The secrets of a client.
 pub(super) struct Redactor(Vec<SecretString>);
 
@@ -32,6 +35,18 @@ impl Redactor {
     /// `text` without any secret.
     pub(super) fn text(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), MASK))
+    }
+
+    /// A text that was cut somewhere, without the beginning of a secret at its end.
+    pub(super) fn uncut<'a>(&self, text: &'a str) -> &'a str {
+        let halves = self.0.iter().flat_map(|secret| {
+            let secret = secret.expose_secret();
+            secret
+                .char_indices()
+                .map(|(at, _)| &secret[..at])
+                .filter(|half| half.len() >= TELLING && text.ends_with(half))
+        });
+        &text[..text.len() - halves.map(str::len).max().unwrap_or(0)]
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Client, ClientConfig, Container, ContainerId, Cursors, ErrorKind, Fi
 use crate::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile};
 
 mod moving;
+mod replies;
 
 const KEY: &str = "sk-test-0123456789";
 

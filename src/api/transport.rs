@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
@@ -25,15 +25,13 @@ use crate::api::pool::{Pool, is_refused};
 use crate::api::priority::{self, Priority};
 use crate::api::queues::{Queues, queues};
 use crate::api::redact::Redactor;
+use crate::api::reply::{Answer, check_content, error_body};
 use crate::api::retry;
 use crate::api::stats::Counters;
 use crate::api::upload::{Form, UploadBody};
 
-/// A page of a list, at most.
-const JSON_MAX: usize = 32 << 20;
-
-/// An error body, at most.
-const ERROR_MAX: usize = 64 << 10;
+/// The longest wait for an error's body: its status has been told.
+const ERROR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether an upload still moves.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -64,7 +62,7 @@ pub(super) struct Call {
 
 impl Call {
     /// Whether it makes something, so that sending it twice may make two.
-    fn posts(&self) -> bool {
+    pub(super) fn posts(&self) -> bool {
         self.method == Method::POST
     }
 
@@ -158,7 +156,7 @@ impl Transport {
     }
 
     /// Sends a call and reads its whole reply, which is JSON or nothing.
-    pub(super) async fn call(&self, call: &Call) -> Result<Bytes> {
+    pub(super) async fn call(&self, call: &Call) -> Result<Answer> {
         let transfer = matches!(call.payload, Payload::File { .. });
         let priority = Priority::new(priority::current());
         let _permit = self.turn(if transfer { &self.transfers } else { &self.metadata }, &priority).await;
@@ -177,10 +175,10 @@ impl Transport {
         call: &Call,
         deadline: Instant,
         moved: Option<Arc<AtomicU64>>,
-    ) -> std::result::Result<Bytes, Failure> {
+    ) -> std::result::Result<Answer, Failure> {
         let whole = async {
-            let response = self.send(call, &Part::Whole, moved.clone()).await?;
-            bounded(call, response, JSON_MAX, &self.redactor).await
+            let response = self.send(call, &Part::Whole, deadline, moved.clone()).await?;
+            Ok(Answer::read(call, response, &self.redactor).await?)
         };
         match &moved {
             Some(moved) => self.while_it_moves(deadline, call, whole, moved).await,
@@ -194,7 +192,13 @@ impl Transport {
         let permit = self.turn(&self.transfers, priority).await;
         let begun = Instant::now();
         let deadline = budget::deadline(self.timeout);
-        let once = |_| self.until(deadline, call, self.send(call, part, None));
+        let once = |_| {
+            self.until(deadline, call, async {
+                let response = self.send(call, part, deadline, None).await?;
+                check_content(call, part, &response, &self.redactor)?;
+                Ok(response)
+            })
+        };
         let response = self.repeated(call, deadline, priority, once).await?;
         budget::give_back(begun.elapsed());
         Ok(Reply { response, permit })
@@ -279,8 +283,10 @@ impl Transport {
         &self,
         call: &Call,
         part: &Part,
+        deadline: Instant,
         moved: Option<Arc<AtomicU64>>,
     ) -> std::result::Result<Response, Failure> {
+        let moved_on = moved.is_some();
         let mut request = self.pool.client().request(call.method.clone(), call.url.clone());
         request = match &call.payload {
             Payload::Nothing => request,
@@ -322,21 +328,26 @@ impl Transport {
         }
         if status.is_redirection() || status == StatusCode::SWITCHING_PROTOCOLS {
             let message = "the server answered with a redirect, which is not followed: check the base URL";
-            return Err(Error::new(ErrorKind::Protocol, call.operation, message).into());
+            // Others than these may send a POST on to what it has made.
+            let undone = matches!(
+                status,
+                StatusCode::SWITCHING_PROTOCOLS
+                    | StatusCode::TEMPORARY_REDIRECT
+                    | StatusCode::PERMANENT_REDIRECT
+            );
+            let error = Error::new(ErrorKind::Protocol, call.operation, message)
+                .maybe_happened(call.posts() && !undone)
+                .with_id(request_id(response.headers(), &self.redactor));
+            return Err(error.into());
         }
         let headers = response.headers().clone();
-        let read = bounded(call, response, ERROR_MAX, &self.redactor);
-        // Up to the deadline of the call, which the caller keeps.
-        let body = read.await;
-        if body.is_err() && matches!(status.as_u16(), 400 | 404 | 410 | 422) {
-            // These mean different things, which the body would have told.
-            let message = format!("the server answered {status}, and the rest of its reply was cut");
-            return Err(Error::new(ErrorKind::CutBody, call.operation, message)
-                .retrying(!call.posts())
-                .into());
-        }
-        let body = body.unwrap_or_default();
-        let error = Error::of_reply(call.operation, status, &headers, &body, call.posts(), &self.redactor);
+        // An upload has moved: its first deadline may be over.
+        let left = match moved_on {
+            true => self.timeout,
+            false => deadline.saturating_duration_since(Instant::now()),
+        };
+        let (body, cut) = error_body(response, ERROR_PATIENCE.min(left / 2)).await;
+        let error = Error::of_reply(call, status, &headers, (&body, cut), &self.redactor);
         Err(Failure { error, asked: retry::asked(&headers, SystemTime::now()) })
     }
 
@@ -433,37 +444,6 @@ pub(super) fn innermost(error: &dyn std::error::Error) -> String {
         at = source;
     }
     at.to_string()
-}
-
-/// Reads a body of at most `most` bytes.
-async fn bounded(
-    call: &Call,
-    mut response: Response,
-    most: usize,
-    redactor: &Redactor,
-) -> std::result::Result<Bytes, Failure> {
-    let id = request_id(response.headers(), redactor);
-    let mut body = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= most => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => {
-                let message = format!("the reply is longer than {most} bytes");
-                return Err(with_id(Error::new(ErrorKind::Protocol, call.operation, message), id).into());
-            }
-            Ok(None) => return Ok(body.freeze()),
-            Err(error) => {
-                let message = format!("the reply was cut: {}", innermost(&error));
-                let error = Error::new(ErrorKind::CutBody, call.operation, message);
-                return Err(with_id(error.retrying(!call.posts()).maybe_happened(call.posts()), id).into());
-            }
-        }
-    }
-}
-
-fn with_id(mut error: Error, id: Option<String>) -> Error {
-    error.request_id = id;
-    error
 }
 
 /// Headers that go with every request.
