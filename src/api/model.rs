@@ -146,9 +146,9 @@ pub(super) struct Deletion {
 }
 
 impl Deletion {
-    /// Whether it was carried out.
+    /// Whether it was carried out; a plain no is believed, whatever else is said.
     pub(super) fn says_so(&self) -> bool {
-        self.deleted == Some(true) || self.object.ends_with("deleted")
+        self.deleted.unwrap_or_else(|| self.object.ends_with("deleted"))
     }
 }
 

@@ -113,6 +113,31 @@ async fn only_what_was_asked_for_is_content() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_the_server_denies_is_no_success() {
+    let cases = [
+        ("", true),
+        ("{}", true),
+        ("null", true),
+        (r#"{"id":"f","object":"container.file.deleted","deleted":true}"#, true),
+        (r#"{"object":"container.file.deleted"}"#, true),
+        (r#"{"deleted":true,"object":null}"#, true),
+        (r#"{"deleted":false}"#, false),
+        (r#"{"id":"f","object":"container.file.deleted","deleted":false}"#, false),
+        (r#"{"id":"f"}"#, false),
+    ];
+    for (body, done) in cases {
+        let (url, _) = canned(vec![reply("200 OK", REQUEST, body)]);
+        match client(&url).delete_file(&"c".into(), &"f".into()).await {
+            Ok(_) => assert!(done, "{body}"),
+            Err(error) => {
+                assert!(!done, "{body}: {error}");
+                assert_eq!((error.kind, error.request_id.as_deref()), (ErrorKind::Protocol, Some("req_7")));
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_error_of_a_reply_has_the_servers_request_id() {
     let long = format!(r#"{{"error":{{"message":"the words {}","type":"x"}}}}"#, "x".repeat(100_000));
     let cases = [
