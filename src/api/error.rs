@@ -172,7 +172,7 @@ fn kind_of(operation: &'static str, status: StatusCode, told: &Told) -> ErrorKin
         403 => ErrorKind::Forbidden,
         400 | 404 | 410 if about_expiry => ErrorKind::ContainerGone,
         404 | 410 => not_found(operation, &message, told.is_api),
-        408 | 504 => ErrorKind::Timeout,
+        408 => ErrorKind::Timeout,
         409 => ErrorKind::Conflict,
         413 => ErrorKind::TooLarge,
         429 => ErrorKind::RateLimited,

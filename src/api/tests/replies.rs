@@ -174,3 +174,11 @@ async fn an_error_body_that_does_not_end_costs_no_more_than_the_message() {
     let (url, _) = canned(vec![cut, whole]);
     assert_eq!(retrieve(&url).await.kind, ErrorKind::ContainerGone);
 }
+
+#[tokio::test]
+async fn a_gateway_that_gives_up_is_the_servers_error() {
+    let failing = reply("504 Gateway Timeout", "retry-after-ms: 1\r\n", "{}");
+    let (url, seen) = canned(vec![failing.clone(), failing.clone(), failing]);
+    assert_eq!(retrieve(&url).await.kind, ErrorKind::Server);
+    assert_eq!(seen.lock().unwrap().len(), 3);
+}

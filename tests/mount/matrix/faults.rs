@@ -45,6 +45,7 @@ impl Row {
             "429, Retry-After: 60" => Self::Status(429, Some("60")),
             "500" => Self::Status(500, None),
             "503" => Self::Status(503, None),
+            "504" => Self::Status(504, None),
             "reset before" => Self::ResetBefore,
             "reset after" => Self::ResetAfter,
             "hang before headers" => Self::HangBefore,

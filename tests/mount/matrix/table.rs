@@ -18,6 +18,7 @@ const TABLE: &str = "\
 429, Retry-After: 60    | EBUSY        EBUSY        EBUSY        ok     EBUSY        ok     EBUSY        EBUSY        EBUSY        EBUSY        EBUSY        EBUSY        EBUSY
 500                     | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
 503                     | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
+504                     | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
 reset before            | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
 reset after             | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          ok           EIO
 hang before headers     | ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ok     ETIMEDOUT    ok     ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT
