@@ -2,6 +2,7 @@
 //! that the last walk remembered, all at once.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::try_join_all;
 
@@ -14,6 +15,10 @@ const PAGE: u32 = 100;
 /// Items from one cursor to the next. Less than a page, so that each part shows the cursor with which the
 /// next begins and a little of what follows, also when a few items are new.
 const PART: usize = 95;
+
+/// Items that one walk takes in, those included that it meets twice: a list that brings ever new ones would
+/// never end, and each page gives its time back to the call.
+const ITEMS_MAX: usize = 500_000;
 
 /// A whole list, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,8 +95,10 @@ impl Item for File {
 }
 
 /// One end of a list, and how far it has come.
-struct End<T> {
+struct End<'a, T> {
     operation: &'static str,
+    /// Items that the walk may yet take in.
+    room: &'a AtomicUsize,
     order: Order,
     list: List<T>,
     seen: HashSet<String>,
@@ -101,14 +108,14 @@ struct End<T> {
     finished: bool,
 }
 
-impl<T: Item> End<T> {
-    fn new(operation: &'static str, order: Order) -> Self {
-        Self::starting(operation, order, None)
+impl<'a, T: Item> End<'a, T> {
+    fn new(operation: &'static str, room: &'a AtomicUsize, order: Order) -> Self {
+        Self::starting(operation, room, order, None)
     }
 
-    fn starting(operation: &'static str, order: Order, after: Option<String>) -> Self {
+    fn starting(operation: &'static str, room: &'a AtomicUsize, order: Order, after: Option<String>) -> Self {
         let (seen, unread_to) = (HashSet::new(), HashSet::new());
-        Self { operation, order, list: List::new(), seen, unread_to, after, finished: false }
+        Self { operation, room, order, list: List::new(), seen, unread_to, after, finished: false }
     }
 
     fn next(&self) -> ListParams {
@@ -117,6 +124,12 @@ impl<T: Item> End<T> {
 
     /// Takes a page in. A list that goes on without bringing anything new would go on for ever.
     fn take(&mut self, page: Page<T>) -> Result<()> {
+        let items = page.data.len() + page.unread;
+        let room = |room: usize| room.checked_sub(items);
+        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+            let message = format!("the list goes on beyond {ITEMS_MAX} items");
+            return Err(Error::new(ErrorKind::Protocol, self.operation, message));
+        }
         let before = self.list.items.len();
         self.list.has_unread |= page.unread > 0;
         self.after = page.last_id.or_else(|| page.data.last().map(|item| item.id().to_owned()));
@@ -147,12 +160,13 @@ where
     Fetch: Future<Output = Result<Page<T>>>,
 {
     let before = std::mem::take(cursors);
+    let room = AtomicUsize::new(ITEMS_MAX);
     if !before.0.is_empty()
-        && let Some(whole) = fitting(parts(operation, &before, cursors, &list).await)?
+        && let Some(whole) = fitting(parts(operation, &room, &before, cursors, &list).await)?
     {
         return Ok(whole);
     }
-    let whole = anew(operation, &list).await?;
+    let whole = anew(operation, &room, &list).await?;
     if whole.has_unread && whole.items.is_empty() {
         return Err(Error::new(
             ErrorKind::Protocol,
@@ -180,6 +194,7 @@ fn fitting<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
 /// Walks the parts of a list that may have changed, all at once; `None` if they don't fit together.
 async fn parts<T: Item, Fetch>(
     operation: &'static str,
+    room: &AtomicUsize,
     before: &Cursors,
     next: &mut Cursors,
     list: &impl Fn(ListParams) -> Fetch,
@@ -196,7 +211,7 @@ where
         }
         // What is new stands before the first part and may fill pages; the others have not grown.
         let pages = if part == 0 || ends(part).is_none() { usize::MAX } else { 1 };
-        let mut end = End::starting(operation, Order::Desc, begins(part).map(str::to_owned));
+        let mut end = End::starting(operation, room, Order::Desc, begins(part).map(str::to_owned));
         for _ in 0..pages {
             end.take(list(end.next()).await?)?;
             if ends(part).is_some_and(|until| end.seen.contains(until)) {
@@ -243,11 +258,15 @@ where
 }
 
 /// Walks a list of which nothing is known.
-async fn anew<T: Item, Fetch>(operation: &'static str, list: &impl Fn(ListParams) -> Fetch) -> Result<List<T>>
+async fn anew<T: Item, Fetch>(
+    operation: &'static str,
+    room: &AtomicUsize,
+    list: &impl Fn(ListParams) -> Fetch,
+) -> Result<List<T>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
-    let mut newest = End::new(operation, Order::Desc);
+    let mut newest = End::new(operation, room, Order::Desc);
     newest.take(list(newest.next()).await?)?;
     if newest.finished {
         return Ok(newest.list);
@@ -255,7 +274,7 @@ where
     if let Some(whole) = fitting(both_ends(newest, list).await)? {
         return Ok(whole);
     }
-    let mut plain = End::new(operation, Order::Desc);
+    let mut plain = End::new(operation, room, Order::Desc);
     while !plain.finished {
         plain.take(list(plain.next()).await?)?;
     }
@@ -264,13 +283,13 @@ where
 
 /// The list from both ends; `None` if they don't fit together.
 async fn both_ends<T: Item, Fetch>(
-    mut newest: End<T>,
+    mut newest: End<'_, T>,
     list: &impl Fn(ListParams) -> Fetch,
 ) -> Result<Option<List<T>>>
 where
     Fetch: Future<Output = Result<Page<T>>>,
 {
-    let mut oldest = End::new(newest.operation, Order::Asc);
+    let mut oldest = End::new(newest.operation, newest.room, Order::Asc);
     loop {
         let (new, old) = futures_util::future::join(list(newest.next()), list(oldest.next())).await;
         newest.take(new?)?;
@@ -289,7 +308,7 @@ where
 }
 
 /// Puts two ends together that have met at `oldest[meeting]`: from there on, one must be the other backwards.
-fn joined<T: Item>(newest: End<T>, oldest: End<T>, meeting: usize) -> Option<List<T>> {
+fn joined<T: Item>(newest: End<'_, T>, oldest: End<'_, T>, meeting: usize) -> Option<List<T>> {
     let has_unread = newest.list.has_unread || oldest.list.has_unread;
     let (mut items, mut oldest) = (newest.list.items, oldest.list.items);
     let common = oldest.len() - meeting;
@@ -364,6 +383,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_list_that_brings_ever_new_items_ends() {
+        let (pages, mut cursors) = (AtomicUsize::new(0), Cursors::default());
+        cursors.0.push(Cursor { after: "cfile".to_owned(), settled: false });
+        let endless = async |_| {
+            let page = pages.fetch_add(1, Ordering::Relaxed);
+            let data: Vec<_> = (0..PAGE).map(|n| json!({"id": format!("cfile_{page}_{n}")})).collect();
+            let page: Page<File> = serde_json::from_value(json!({"data": data, "has_more": true})).unwrap();
+            Ok(page)
+        };
+        let error = walk("list files", &mut cursors, endless).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Protocol);
+        assert!(pages.into_inner() <= ITEMS_MAX / PAGE as usize + 10);
     }
 
     #[tokio::test]
