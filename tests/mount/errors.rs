@@ -1,10 +1,13 @@
 //! What a system call returns when the server, or a flag, says no.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::env::{Env, errno, fuse_is_missing, noise, on_both_profiles, on_openai, save, wait_until};
 
@@ -133,6 +136,47 @@ fn an_upload_that_moves_is_not_cut_and_one_that_stalls_is() {
     });
 }
 
+/// The base URL of a way to the server that holds little and takes so many bytes a second.
+fn narrow(env: &Env, bytes_per_second: usize) -> String {
+    const STEP: usize = 16 << 10;
+    let server = env.emulator.addr();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // The connections have it from here.
+    setsockopt(&listener, sockopt::RcvBuf, &(2 * STEP)).unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(server).unwrap());
+            let (mut replies, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut replies, &mut back));
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; STEP];
+                while let Ok(got @ 1..) = client.read(&mut buffer) {
+                    std::thread::sleep(Duration::from_secs_f64(got as f64 / bytes_per_second as f64));
+                    if server.write_all(&buffer[..got]).is_err() {
+                        break;
+                    }
+                }
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn an_upload_that_the_kernel_has_taken_whole_is_not_cut_while_it_leaves() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount_with(&["--timeout", "2s"], &[("OPENAI_BASE_URL", &narrow(env, 300_000))]);
+        // Less than the buffer of a socket takes at once.
+        let bytes = noise(2 << 20);
+        assert_eq!(save(&mount.path("c/slow"), &bytes), Ok(()));
+        assert!(env.bytes_on_server(&id, "slow") == bytes);
+        assert_eq!(env.changes(), [Kind::Upload]);
+    });
+}
+
 #[test]
 fn a_container_that_expires_becomes_stale_and_goes() {
     on_openai(|env| {
@@ -154,7 +198,7 @@ fn a_file_that_goes_is_absent_and_stale_for_who_has_it_open() {
         let mount = env.mount(&["--ttl", "1h"]);
         let open = fs::File::open(mount.path("c/f")).unwrap();
         env.store().delete_file(&id, &file);
-        let read = std::io::Read::read(&mut &open, &mut [0; 10]);
+        let read = (&open).read(&mut [0; 10]);
         assert_eq!(errno(read), libc::ESTALE);
     });
 }
