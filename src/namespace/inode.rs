@@ -256,6 +256,11 @@ impl Tree {
         }
     }
 
+    /// The next inode number: all that there are have smaller ones.
+    pub fn next(&self) -> Ino {
+        Ino(self.next)
+    }
+
     /// The node of an inode number.
     pub fn get(&self, ino: Ino) -> Option<&Node> {
         self.nodes.get(&ino)

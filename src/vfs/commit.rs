@@ -298,7 +298,11 @@ impl Vfs {
         let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         steps::step();
         let sent = self.client.upload_watched(&to.container, &filename, body, announced.sent()).await;
-        if sent.as_ref().is_err_and(|error| error.may_have_happened) {
+        let (sent, is_lost) = announced.outcome(sent, |id| {
+            let inner = writer.inner();
+            inner.base.as_ref().is_some_and(|base| base.id == *id) || inner.replaces.contains(id)
+        });
+        if is_lost {
             let sha256 = frozen.staging.sha256()?;
             self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known, at));
         }
@@ -444,6 +448,9 @@ impl Vfs {
                 return Err(error.into());
             }
         };
+        if self.state().shows(container, &file.id) {
+            return Err(Error::told(libc::EPROTO, "the server answered a new file with the id of another"));
+        }
         let kept = file.path.ends_with(&format!("{directory}/{base}"));
         self.state().records.bury(container, &file.id);
         self.delete_version(container, &file.id).await;

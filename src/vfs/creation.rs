@@ -63,7 +63,15 @@ impl Vfs {
         };
         steps::step();
         match self.client.create_container(&params).await {
-            Ok(container) => Ok(container),
+            Ok(container) => match self.known_by_another_name(&container.id, name) {
+                // It would be deleted in the place of what was made.
+                Some(other) => {
+                    self.state().tree.listed = None;
+                    let told = format!("the server answered a new container with the id of {other:?}");
+                    Err(Error::told(libc::EPROTO, told))
+                }
+                None => Ok(container),
+            },
             Err(error) if error.may_have_happened => match self.find_made(name, known).await {
                 Ok(Some(container)) => Ok(container),
                 // The next look at the root asks the server again.
@@ -87,6 +95,12 @@ impl Vfs {
                 && !state.dead_containers.contains(&container.id)
         };
         Ok(containers.into_iter().find(is_new))
+    }
+
+    fn known_by_another_name(&self, id: &ContainerId, name: &str) -> Option<String> {
+        let state = self.state();
+        let known = state.tree.container(*state.tree.containers.get(id)?)?;
+        Some(known.container.name.clone()).filter(|known| known != name)
     }
 
     fn containers_named(&self, name: &str) -> Vec<ContainerId> {

@@ -87,13 +87,14 @@ impl Vfs {
         let outcomes: Vec<Result<Moved>> = futures_util::stream::iter(journey.legs.clone())
             .map(|leg| {
                 let (failed, noted, container, found) = (&failed, &noted, &journey.container, &found);
+                let replaces = journey.replaces.as_slice();
                 async move {
                     if failed.load(Ordering::Acquire) {
                         return None;
                     }
                     let moved = match found.get(&leg.old.id) {
                         Some(file) => Ok(Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0))),
-                        None => self.send_copy(container, &leg, noted).await,
+                        None => self.send_copy(container, &leg, replaces, noted).await,
                     };
                     failed.fetch_or(moved.is_err(), Ordering::AcqRel);
                     Some(moved)
@@ -153,7 +154,13 @@ impl Vfs {
     }
 
     /// Sends the bytes of a version again, under a new name.
-    async fn send_copy(self: &Arc<Self>, container: &ContainerId, leg: &Leg, noted: &Noted) -> Result<Moved> {
+    async fn send_copy(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        leg: &Leg,
+        replaces: &[FileId],
+        noted: &Noted,
+    ) -> Result<Moved> {
         let staging = noted.stage()?;
         let sent = async {
             let body = self.downloads.fetch(container, &leg.old);
@@ -175,7 +182,8 @@ impl Vfs {
             steps::step();
             let at = attr::now();
             let sent = self.client.upload_watched(container, &filename, body, announced.sent()).await;
-            if sent.as_ref().is_err_and(|error| error.may_have_happened) {
+            let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
+            if is_lost {
                 self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known, at));
             }
             let new = Arc::new(commit::as_uploaded(sent?, len));

@@ -1,4 +1,5 @@
-//! POSTs under way: what a list already shows of them belongs to a file that is shown anyway.
+//! POSTs under way: what a list already shows of them belongs to a file that is shown anyway, and what a reply
+//! says is looked at before it is believed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::api::{self, ContainerId, FileId};
+use crate::namespace::inode::Ino;
 use crate::namespace::names;
-use crate::vfs::{State, Vfs};
+use crate::vfs::{Error, Result, State, Vfs};
 
 /// A POST under way.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ struct Post {
     len: u64,
     /// Ids that the path had before.
     known: HashSet<FileId>,
+    /// Inodes that there were before have smaller numbers.
+    before: Ino,
     begun: Instant,
     /// Bytes that have gone out.
     sent: Arc<AtomicU64>,
@@ -57,6 +61,45 @@ impl Announced {
     pub(super) fn sent(&self) -> Arc<AtomicU64> {
         self.sent.clone()
     }
+
+    /// What became of the POST, which replaces versions that `replaces` knows, and whether it may have
+    /// happened without an answer.
+    pub(super) fn outcome(
+        &self,
+        reply: api::error::Result<api::File>,
+        replaces: impl Fn(&FileId) -> bool,
+    ) -> (Result<api::File>, bool) {
+        match reply {
+            Ok(file) => match self.check(&file.id, replaces) {
+                Ok(()) => (Ok(file), false),
+                Err(error) => (Err(error), true),
+            },
+            Err(error) => {
+                let may_have_happened = error.may_have_happened;
+                (Err(error.into()), may_have_happened)
+            }
+        }
+    }
+
+    /// Looks whether the reply names a file that was there before, under another name: whatever has become of
+    /// the bytes, what is done to their name from now on is not to be done to that file.
+    fn check(&self, id: &FileId, replaces: impl Fn(&FileId) -> bool) -> Result<()> {
+        let state = self.vfs.state();
+        let Some(post) = state.sending.posts.get(&self.number) else { return Ok(()) };
+        if post.known.contains(id) || replaces(id) {
+            return Ok(());
+        }
+        let container = state.tree.containers.get(&post.container);
+        let container = container.and_then(|ino| state.tree.container(*ino));
+        let other = container.and_then(|container| container.files.get(id)).copied();
+        let Some(other) = other.filter(|other| *other < post.before) else { return Ok(()) };
+        let other = state.tree.path(other);
+        if other == post.path {
+            return Ok(());
+        }
+        let told = format!("the server answered the upload of {:?} with the id of {other:?}", post.path);
+        Err(Error::told(libc::EPROTO, told))
+    }
 }
 
 impl Drop for Announced {
@@ -75,15 +118,16 @@ impl Vfs {
         known: &HashSet<FileId>,
     ) -> Announced {
         let sent = Arc::new(AtomicU64::new(0));
+        let mut state = self.state();
         let post = Post {
             container: container.clone(),
             path: path.to_owned(),
             len,
             known: known.clone(),
+            before: state.tree.next(),
             begun: Instant::now(),
             sent: sent.clone(),
         };
-        let mut state = self.state();
         let number = state.sending.next;
         state.sending.next += 1;
         state.sending.posts.insert(number, post);
@@ -92,6 +136,12 @@ impl Vfs {
 }
 
 impl State {
+    /// Whether a version is one that a file is shown by.
+    pub(super) fn shows(&self, container: &ContainerId, id: &FileId) -> bool {
+        let container = self.tree.containers.get(container).and_then(|ino| self.tree.container(*ino));
+        container.is_some_and(|container| container.files.contains_key(id))
+    }
+
     /// The uploads under way, the oldest first.
     pub(super) fn under_way(&self) -> Vec<UnderWay> {
         let mut posts: Vec<&Post> = self.sending.posts.values().collect();

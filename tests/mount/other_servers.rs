@@ -131,3 +131,79 @@ fn ids_are_opaque_and_cannot_climb() {
         }
     });
 }
+
+/// Answers the next POST of a file with the object of one that is there.
+fn answers_with(env: &Env, id: &str, container: &str) {
+    let file = env.store().files(container).into_iter().find(|file| file.id == id).unwrap();
+    let body = serde_json::json!({
+        "id": file.id, "object": "container.file", "container_id": container, "path": file.path,
+        "bytes": file.bytes, "source": file.source, "created_at": file.created_at,
+    });
+    let headers = BTreeMap::from([("content-type".to_owned(), "application/json".to_owned())]);
+    let fault = Fault::Status { code: 200, body: Some(body.to_string()), headers };
+    env.emulator.faults().inject(FaultRule::once(Kind::Upload, fault));
+}
+
+#[test]
+fn a_reply_with_the_id_of_another_file_touches_no_other_file() {
+    on_openai(|env| {
+        let id = env.container("c");
+        for name in ["x1", "x2", "x3"] {
+            env.store().put_upload(&id, name, name.as_bytes());
+        }
+        let x3 = env.versions(&id, "x3")[0].id.clone();
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["x1", "x2", "x3"]);
+        let intact = |what: &str| {
+            assert_eq!(fs::read(mount.path("c/x3")).unwrap(), b"x3", "{what}");
+            assert_eq!(env.bytes_on_server(&id, "x3"), b"x3", "{what}");
+        };
+        let save = |name: &str, bytes: &[u8]| crate::env::save(&mount.path(name), bytes);
+
+        answers_with(env, &x3, &id);
+        assert_eq!(save("c/new", b"new"), Err(nix::errno::Errno::EPROTO));
+        assert_eq!(mount.names("c"), ["new", "x1", "x2", "x3"]);
+        fs::remove_file(mount.path("c/new")).unwrap();
+        intact("a new file, removed");
+
+        answers_with(env, &x3, &id);
+        assert_eq!(save("c/x1", b"newer"), Err(nix::errno::Errno::EPROTO));
+        intact("a file that was overwritten");
+        assert_eq!(save("c/x1", b"newest"), Ok(()));
+        intact("and once more");
+
+        answers_with(env, &x3, &id);
+        assert_eq!(errno(fs::rename(mount.path("c/x2"), mount.path("c/renamed"))), libc::EPROTO);
+        intact("a file that was to be renamed");
+
+        // What finds out whether directories are kept is a file, too.
+        answers_with(env, &x3, &id);
+        mount.sh("c", "mkdir d");
+        assert_eq!(save("c/d/f", b"f"), Err(nix::errno::Errno::EPROTO));
+        intact("the probe");
+        assert_eq!(save("c/d/f", b"f"), Ok(()));
+
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "x1"), b"newest");
+        assert_eq!(env.bytes_on_server(&id, "x2"), b"x2");
+        assert_eq!(env.bytes_on_server(&id, "x3"), b"x3");
+        assert_eq!(env.store().files(&id).len(), 4);
+    });
+}
+
+#[test]
+fn a_new_container_with_the_id_of_another_is_none() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        let body = serde_json::json!({"id": id, "name": "new", "status": "running", "created_at": 1});
+        let fault = Fault::Status { code: 200, body: Some(body.to_string()), headers: BTreeMap::new() };
+        env.emulator.faults().inject(FaultRule::once(Kind::CreateContainer, fault));
+        assert_eq!(errno(fs::create_dir(mount.path("new"))), libc::EPROTO);
+        assert_eq!(mount.names(""), ["c"]);
+        assert!(fs::remove_dir(mount.path("new")).is_err());
+        fs::create_dir(mount.path("new")).unwrap();
+        fs::remove_dir(mount.path("new")).unwrap();
+        assert_eq!(mount.names(""), ["c"]);
+    });
+}
