@@ -4,11 +4,12 @@
 //! saves and renames here; a version that came from elsewhere is another inode, so that the kernel's pages of
 //! two versions never meet. Numbers are never used twice within a mount.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::api::{Container, ContainerId, File, FileId};
+use crate::namespace::container::ContainerNode;
 use crate::namespace::listed::Listed;
 use crate::namespace::records::Attributes;
 use crate::namespace::trust::Trust;
@@ -65,27 +66,6 @@ pub enum Kind {
     File(Box<FileNode>),
     /// A container's id, pointing at its name.
     Link(String),
-}
-
-/// A container, with what a listing of it needs.
-#[derive(Debug)]
-pub struct ContainerNode {
-    /// What the last list of containers said.
-    pub container: Container,
-    /// Its entries.
-    pub children: Children,
-    /// Files by id.
-    pub files: HashMap<FileId, Ino>,
-    /// Directories by path below the container.
-    pub directories: HashMap<String, Ino>,
-    /// Files that were shown by a made-up name keep it for the life of the mount.
-    pub suffixed: HashSet<FileId>,
-    /// Files that a list shows and that have no content; they are shown no more.
-    pub phantoms: HashSet<FileId>,
-    /// Whether the list holds files without a readable id, which may be any of those that it misses.
-    pub has_unread: bool,
-    /// When the list was asked for that the entries come from.
-    pub listed: Option<Listed>,
 }
 
 /// A directory inside a container.
@@ -583,21 +563,5 @@ impl Tree {
 impl Default for Tree {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl ContainerNode {
-    /// A container of which no list has been seen.
-    pub fn new(container: Container) -> Self {
-        Self {
-            container,
-            children: Children::new(),
-            files: HashMap::new(),
-            directories: HashMap::new(),
-            suffixed: HashSet::new(),
-            phantoms: HashSet::new(),
-            has_unread: false,
-            listed: None,
-        }
     }
 }

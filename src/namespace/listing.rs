@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::api::{Container, ContainerId, File, FileId};
-use crate::namespace::inode::{ContainerNode, FileNode, Ino, Kind, ROOT, Tree};
+use crate::namespace::container::ContainerNode;
+use crate::namespace::inode::{FileNode, Ino, Kind, ROOT, Tree};
 use crate::namespace::listed::Listed;
 use crate::namespace::names;
 use crate::namespace::records::{ContainerRecords, Records};
@@ -106,10 +107,15 @@ pub fn apply_files(
     let mut listed = HashSet::new();
     let mut candidates = Vec::new();
     let mut stale = Vec::new();
+    let mut phantoms = HashSet::new();
     for (place, file) in files.into_iter().enumerate() {
         let shown_elsewhere = node.files.contains_key(&file.id);
+        let is_phantom = node.phantoms.get(&file.id).is_some_and(|phantom| phantom.is(&file));
+        if is_phantom {
+            phantoms.insert(file.id.clone());
+        }
         let hidden = known.tombstones.contains(&file.id)
-            || node.phantoms.contains(&file.id)
+            || is_phantom
             || (replaced.contains(&file.id) && !shown_elsewhere);
         if hidden || !listed.insert(file.id.clone()) {
             continue;
@@ -181,6 +187,7 @@ pub fn apply_files(
     place(tree, container, shown, &listed, known, started, &mut changes);
     if let Some(node) = tree.container_mut(container) {
         node.suffixed.extend(suffixed);
+        node.phantoms.retain(|id, _| phantoms.contains(id));
         node.listed = Some(Listed::now(started));
     }
     changes

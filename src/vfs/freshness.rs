@@ -247,6 +247,7 @@ impl Vfs {
             self.invalidate(Invalidation::Attributes(ino));
         }
         if let Some(container) = which {
+            self.look_for_phantoms(&container);
             if self.state().lost_posts(&container).next().is_some() {
                 tokio::spawn(self.clone().sweep_lost(container.clone(), started));
             }

@@ -171,7 +171,7 @@ impl Vfs {
 impl State {
     /// Shows a container that no list has shown yet.
     pub(super) fn show_container(&mut self, container: crate::api::Container) -> Ino {
-        use crate::namespace::{inode::ContainerNode, listing, names};
+        use crate::namespace::{container::ContainerNode, listing, names};
         let bare = names::safe_component(&container.name, &container.name);
         let free = |name: &str| self.tree.child(ROOT, name).is_none();
         let name = if free(&bare) { bare } else { listing::made_up(&bare, container.id.as_str(), free) };

@@ -23,6 +23,7 @@ mod keep_alive;
 mod locate;
 mod lookup;
 mod lost;
+mod phantoms;
 mod prepare;
 mod recover;
 mod relocate;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use futures_util::StreamExt;
 
 use crate::api::priority::{self, Urgency};
-use crate::namespace::inode::{Ino, Kind};
-use crate::vfs::{Error, Invalidation, Result, Vfs};
+use crate::namespace::inode::Ino;
+use crate::vfs::{Error, Result, Vfs};
 
 impl Vfs {
     /// Sees to it that the length of a file is known.
@@ -40,7 +40,7 @@ impl Vfs {
             }
             Err(error) => {
                 if error.is_gone() && !error.is_container_gone() {
-                    self.hide_phantom(ino);
+                    self.hide_phantom(ino, &server);
                 }
                 Err(self.noticed(&container, error))
             }
@@ -78,17 +78,5 @@ impl Vfs {
             drop(answers);
             vfs.state().sizing.remove(&directory);
         }));
-    }
-
-    fn hide_phantom(&self, ino: Ino) {
-        let mut state = self.state();
-        let Some(node) = state.tree.get(ino) else { return };
-        let Kind::File(file) = &node.kind else { return };
-        let (container, id) = (file.container, file.id().cloned());
-        if let (Some(container), Some(id)) = (state.tree.container_mut(container), id) {
-            container.phantoms.insert(id);
-        }
-        self.invalidate(Invalidation::Attributes(ino));
-        state.tree.unlink(ino);
     }
 }

@@ -1,16 +1,17 @@
 //! What is fetched, and how often.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::sys::stat::{major, minor};
 
 use crate::env::{
-    Env, fuse_is_missing, ino, is_missing, noise, on_both_profiles, on_openai, sha256, wait_until,
+    Env, errno, fuse_is_missing, ino, is_missing, noise, on_both_profiles, on_openai, sha256, wait_until,
 };
 
 #[test]
@@ -150,6 +151,43 @@ fn a_phantom_disappears() {
         assert!(fs::metadata(mount.path("c/ghost.txt")).is_err());
         wait_until("it is gone", || mount.names("c") == ["real.txt"]);
         assert_eq!(fs::read(mount.path("c/real.txt")).unwrap(), b"x");
+    });
+}
+
+#[test]
+fn a_phantom_that_turns_out_to_be_there_is_shown_again() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_model_file(&id, "/mnt/data/f", b"bytes");
+        let mount = env.mount(&["--ttl", "100ms", "--content-ttl", "500ms"]);
+        let missing = Fault::Status { code: 404, body: None, headers: BTreeMap::new() };
+        env.emulator.faults().inject(FaultRule::once(Kind::Content, missing));
+        assert_eq!(errno(fs::metadata(mount.path("c/f"))), libc::ENOENT);
+        wait_until("it is shown again", || mount.names("c") == ["f"]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+        assert_eq!(env.count(Kind::Content), 2);
+    });
+}
+
+#[test]
+fn a_phantom_is_asked_for_once_in_a_content_ttl_and_behind_lists_only() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_phantom(&id, "/mnt/data/ghost.txt");
+        let begun = Instant::now();
+        let content_ttl = Duration::from_millis(400);
+        let mount = env.mount(&["--ttl", "50ms", "--content-ttl", "400ms"]);
+        wait_until("it is gone", || mount.names("c").is_empty());
+        wait_until("it is asked for again", || {
+            assert!(mount.names("c").is_empty(), "nobody is shown it meanwhile");
+            env.count(Kind::Content) > 2
+        });
+        let most = begun.elapsed().as_millis() / content_ttl.as_millis() + 1;
+        assert!(env.count(Kind::Content) as u128 <= most, "{} of {most}", env.count(Kind::Content));
+        thread::sleep(2 * content_ttl);
+        env.emulator.forget_requests();
+        thread::sleep(3 * content_ttl);
+        assert!(env.emulator.requests().is_empty(), "nobody asks");
     });
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::namespace::container::Phantom;
 use crate::namespace::records::Attributes;
 
 struct Fixture {
@@ -259,5 +260,26 @@ fn a_container_that_a_list_tells_twice_is_one() {
         apply_containers(&mut tree, &list, Instant::now());
         let names: Vec<_> = tree.get(ROOT).unwrap().children().unwrap().keys().cloned().collect();
         assert_eq!(names, [Arc::from(format!("c~{}", names::short_id("d"))), Arc::<str>::from("new")]);
+    }
+}
+
+#[test]
+fn a_phantom_is_hidden_until_the_list_tells_another_version_of_it() {
+    let mut fixture = Fixture::new();
+    let told = |bytes: Option<u64>, created_at| File { bytes, ..file("cfile_1", "f", created_at) };
+    let hide = |fixture: &mut Fixture, file: File| {
+        let phantom = Phantom { file: Arc::new(file), asked: Instant::now() };
+        let ino = fixture.ino("f");
+        fixture.tree.container_mut(ROOT).unwrap().phantoms.insert(FileId::from("cfile_1"), phantom);
+        fixture.tree.unlink(ino);
+    };
+    for now in [told(Some(60), 5), told(None, 12), told(Some(60), 12)] {
+        fixture.list(&[told(None, 5)]);
+        hide(&mut fixture, told(None, 5));
+        fixture.list(&[told(None, 5)]);
+        assert_eq!(fixture.names(), [""; 0]);
+        fixture.list(&[now]);
+        assert_eq!(fixture.names(), ["f"]);
+        assert!(fixture.tree.container(ROOT).unwrap().phantoms.is_empty());
     }
 }
