@@ -1,9 +1,9 @@
 //! The cache of whole files: all of it on disk, hot small files in memory too.
 //!
 //! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its
-//! bytes. It is written under a temporary name and renamed when whole, and its checksum, of its key too, is
-//! checked the first time that a mount finds it, so a torn write or another's name is a miss and never a
-//! wrong byte. Least recently used entries go first; an open one stays readable, because its descriptor
+//! bytes. It is written in the mount's own directory, which goes with the mount or is cleared by the next one,
+//! and renamed when whole; its checksum, of its key too, is checked the first time that a mount finds it, so a
+//! torn write or another's name is a miss and never a wrong byte. Least recently used entries go first; an open one stays readable, because its descriptor
 //! outlives its name. What a model wrote is kept in a directory of this mount's own and never trusted across
 //! mounts (DESIGN §3).
 
@@ -23,6 +23,9 @@ use crate::{api, private};
 
 /// Files up to this many bytes are also kept in memory.
 const SMALL: u64 = 128 << 10;
+
+/// How the name of a file begins that is not whole.
+const PART: &str = ".part-";
 
 /// What identifies one version of a file: container, file id, length and creation second.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -246,12 +249,12 @@ impl Cache {
         shelves.memory.contains(&key.hash) || shelves.disk.contains(&key.hash)
     }
 
-    /// A temporary file beside the entries of `key`, for [`Cache::adopt`].
+    /// A temporary file for [`Cache::adopt`].
     ///
     /// # Errors
     /// The file cannot be made: the caller goes on without the cache.
-    pub fn temporary(&self, key: &Key) -> io::Result<tempfile::NamedTempFile> {
-        tempfile::Builder::new().prefix(".part-").tempfile_in(self.room(key))
+    pub fn temporary(&self) -> io::Result<tempfile::NamedTempFile> {
+        tempfile::Builder::new().prefix(PART).tempfile_in(self.volatile.path())
     }
 
     /// Takes in a whole file that [`Cache::temporary`] made.
@@ -278,7 +281,7 @@ impl Cache {
     /// The file cannot be read or the copy not written.
     pub fn adopt_copy(&self, key: &Key, from: &Path) -> io::Result<()> {
         let mut source = File::open(from)?;
-        let mut copy = self.temporary(key)?;
+        let mut copy = self.temporary()?;
         let mut checksum = Checksum::of(key);
         let mut len = 0;
         let mut buffer = vec![0; 128 << 10];
@@ -409,19 +412,13 @@ fn found_on_disk(dir: &Path) -> io::Result<Vec<(String, Entry)>> {
                 found.push((used, hash.to_owned(), Entry { path: item.path(), len, verified: false }));
             }
             Some(_) => _ = fs::remove_file(item.path()),
-            None if name.starts_with(".part-") && !is_recent(&metadata) => {
-                let _ = fs::remove_file(item.path());
-            }
+            // Of an earlier version, which wrote them here.
+            None if name.starts_with(PART) => _ = fs::remove_file(item.path()),
             None => {}
         }
     }
     found.sort_by_key(|(used, _, _)| *used);
     Ok(found.into_iter().map(|(_, hash, entry)| (hash, entry)).collect())
-}
-
-fn is_recent(metadata: &fs::Metadata) -> bool {
-    const AN_HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
-    metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age < AN_HOUR)
 }
 
 /// Removes what mounts that were killed kept for themselves.
@@ -486,7 +483,7 @@ mod tests {
     }
 
     fn put(cache: &Cache, key: &Key, bytes: &[u8]) {
-        let mut file = cache.temporary(key).unwrap();
+        let mut file = cache.temporary().unwrap();
         file.write_all(bytes).unwrap();
         let mut checksum = Checksum::of(key);
         checksum.update(bytes);

@@ -308,7 +308,7 @@ impl Downloads {
         }
         self.cache.missed();
         let temporary =
-            self.cache.temporary(&key).inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
+            self.cache.temporary().inspect_err(|error| tracing::warn!(%error, "cache unwritable")).ok();
         let reader = temporary.as_ref().and_then(|file| file.as_file().try_clone().ok());
         let temporary = temporary.filter(|_| reader.is_some());
         let flight = Arc::new(Flight {

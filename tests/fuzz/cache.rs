@@ -44,7 +44,7 @@ impl Entry {
 }
 
 fn put(cache: &Cache, key: &Key, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = cache.temporary(key)?;
+    let mut file = cache.temporary()?;
     file.write_all(bytes)?;
     let mut checksum = Checksum::of(key);
     checksum.update(bytes);

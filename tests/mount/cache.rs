@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 
 use containerfs::emulator::{Config, Fault, Kind, Profile};
 
@@ -155,4 +156,32 @@ fn a_body_without_an_end_is_given_up() {
     assert!(bytes_cached(&env) <= 1 << 20, "{}", bytes_cached(&env));
     env.emulator.faults().clear();
     assert_eq!(fs::read(mount.path("c/other")).unwrap(), b"bytes");
+}
+
+#[test]
+fn downloads_of_killed_mounts_take_up_no_room() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f.bin", &noise(3 << 20));
+        env.inject(Kind::Content, Fault::HangMidBody { after: 2 << 20 });
+        for _ in 0..3 {
+            let mut mount = env.mount(&["--cache-size", "4MiB"]);
+            thread::scope(|scope| {
+                let reader = scope.spawn(|| fs::read(mount.path("c/f.bin")));
+                wait_until("the download is under way", || bytes_cached(env) >= 2 << 20);
+                let pid = nix::unistd::Pid::from_raw(mount.pid());
+                nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+                assert!(reader.join().unwrap().is_err());
+            });
+            mount.kill();
+            drop(mount);
+            assert!(bytes_cached(env) < 3 << 20, "those before are gone: {:?}", cached(env));
+        }
+        let mount = env.mount(&["--cache-size", "4MiB"]);
+        assert_eq!(bytes_cached(env), 0);
+        env.emulator.faults().clear();
+        assert_eq!(sha256(&fs::read(mount.path("c/f.bin")).unwrap()), sha256(&noise(3 << 20)));
+        mount.unmount(env);
+        assert_eq!(bytes_cached(env), 3 << 20, "{:?}", cached(env));
+    });
 }
