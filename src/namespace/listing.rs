@@ -25,8 +25,6 @@ pub struct Changes {
     /// Versions that a list does not show and that may be there all the same; the caller asks for them by
     /// id.
     pub missing: Vec<(Ino, FileId)>,
-    /// Files whose length the service has not told.
-    pub unsized_files: Vec<Ino>,
 }
 
 /// Who a shown path belongs to.
@@ -178,13 +176,13 @@ pub fn apply_files(
         tree.unlink(ino);
     }
     let moves = set_aside(tree, container, &shown, &mut changes);
-    settle_directories(tree, container, &shown, known, &mut changes);
+    let directories = settle_directories(tree, container, &shown, known, &mut changes);
+    place(tree, container, shown, directories, &listed, known, started);
     for (ino, path) in moves {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path.as_str()));
         let parent = tree.directory(container, parent);
         tree.rename(ino, parent, name);
     }
-    place(tree, container, shown, &listed, known, started, &mut changes);
     if let Some(node) = tree.container_mut(container) {
         node.suffixed.extend(suffixed);
         node.phantoms.retain(|id, _| phantoms.contains(id));
@@ -278,14 +276,14 @@ fn assign(
     (shown, suffixed)
 }
 
-/// Makes the directories that are needed and removes those that nothing keeps.
+/// Removes the directories that nothing keeps. Returns those that are to be made.
 fn settle_directories(
     tree: &mut Tree,
     container: Ino,
     shown: &BTreeMap<String, Owner>,
     known: &ContainerRecords,
     changes: &mut Changes,
-) {
+) -> Vec<String> {
     let mut needed: BTreeSet<&str> = known.directories.iter().map(String::as_str).collect();
     for path in shown.keys().map(String::as_str).chain(known.directories.iter().map(String::as_str)) {
         let mut path = path;
@@ -305,9 +303,7 @@ fn settle_directories(
         changes.displaced.push(ino);
         tree.unlink(ino);
     }
-    for path in needed {
-        tree.directory(container, path);
-    }
+    needed.into_iter().filter(|path| !present.contains_key(*path)).map(str::to_owned).collect()
 }
 
 /// Takes files out of the way that are shown elsewhere from now on, so that two can swap names, and out of
@@ -330,41 +326,47 @@ fn set_aside(
     moves
 }
 
-/// Notes what the list says of files that were shown before, and shows the new ones, in sorted order.
+/// Notes what the list says of files that were shown before, and shows the new ones and the new directories.
+/// Within each directory inode numbers follow the names.
 fn place(
     tree: &mut Tree,
     container: Ino,
     shown: BTreeMap<String, Owner>,
+    directories: Vec<String>,
     listed: &HashSet<FileId>,
     known: &ContainerRecords,
     started: Instant,
-    changes: &mut Changes,
 ) {
+    let none_made = directories.is_empty();
+    let mut new: Vec<(String, Option<Arc<File>>)> =
+        directories.into_iter().map(|path| (path, None)).collect();
     for (path, owner) in shown {
         match owner {
             Owner::Node(ino) => {
-                if let Some(file) = tree.file_mut(ino) {
-                    if file.id().is_some_and(|id| listed.contains(id)) {
-                        file.settled = true;
-                        file.seen = Some(started);
-                    }
-                    if file.size.is_none() && !file.held {
-                        changes.unsized_files.push(ino);
-                    }
+                if let Some(file) = tree.file_mut(ino)
+                    && file.id().is_some_and(|id| listed.contains(id))
+                {
+                    file.settled = true;
+                    file.seen = Some(started);
                 }
             }
-            Owner::New(file) => {
-                let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-                let parent = tree.directory(container, parent);
-                let attributes = known.attributes.get(&file.id).copied().unwrap_or_default();
-                let node = FileNode::listed(container, file, attributes, started);
-                let is_unsized = node.size.is_none();
-                let ino = tree.insert(parent, name, Kind::File(Box::new(node)));
-                if is_unsized {
-                    changes.unsized_files.push(ino);
-                }
-            }
+            Owner::New(file) => new.push((path, Some(file))),
         }
+    }
+    // Paths as they are compare like names among files, and not between a directory and `directory-1`.
+    if !none_made {
+        new.sort_by(|(a, _), (b, _)| a.split('/').cmp(b.split('/')));
+    }
+    for (path, file) in new {
+        let Some(file) = file else {
+            tree.directory(container, &path);
+            continue;
+        };
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let parent = tree.directory(container, parent);
+        let attributes = known.attributes.get(&file.id).copied().unwrap_or_default();
+        let node = FileNode::listed(container, file, attributes, started);
+        tree.insert(parent, name, Kind::File(Box::new(node)));
     }
 }
 

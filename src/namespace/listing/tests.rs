@@ -193,6 +193,26 @@ fn inode_numbers_are_handed_out_in_sorted_order() {
 }
 
 #[test]
+fn inode_numbers_follow_the_names_of_files_and_directories_alike() {
+    let mut fixture = Fixture::new();
+    fixture.records.set_directory(&"cntr_1".into(), "bb", true);
+    let in_order = |fixture: &Fixture| {
+        let mut below = vec![ROOT];
+        while let Some(at) = below.pop() {
+            let Some(children) = fixture.tree.get(at).unwrap().children() else { continue };
+            let inos: Vec<Ino> = children.values().copied().collect();
+            assert!(inos.is_sorted(), "{children:?}");
+            below.extend(inos);
+        }
+        fixture.tree.get(ROOT).unwrap().children().unwrap().len()
+    };
+    let paths = ["e", "d/y", "b-1", "b/x/z", "c", "b/x-1", "b.txt", "a"];
+    let files: Vec<File> = paths.iter().map(|path| file(&format!("cfile_{path}"), path, 1)).collect();
+    fixture.list(&files);
+    assert_eq!(in_order(&fixture), 8);
+}
+
+#[test]
 fn a_made_up_name_is_not_made_up_again() {
     let mut fixture = Fixture::new();
     fixture.list(&[]);
