@@ -456,7 +456,9 @@ impl Filesystem for Adapter {
         let capacity = self.vfs.capacity();
         let (blocks, free) = (capacity.total / BLOCK, capacity.free / BLOCK);
         let (longest, block) = (255, 4096);
-        reply.statfs(blocks, free, free, capacity.files, u64::from(u32::MAX), block, longest, block);
+        let free_inodes = u64::from(u32::MAX);
+        let inodes = capacity.files + free_inodes;
+        reply.statfs(blocks, free, free, inodes, free_inodes, block, longest, block);
     }
 
     fn setxattr(

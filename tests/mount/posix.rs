@@ -183,6 +183,21 @@ fn a_directory_has_a_link_for_each_directory_in_it() {
 }
 
 #[test]
+fn used_and_free_inodes_add_up() {
+    on_openai(|env| {
+        let id = env.container("c");
+        for name in ["a", "b", "c"] {
+            env.store().put_upload(&id, name, b"x");
+        }
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c").len(), 3);
+        let told = nix::sys::statvfs::statvfs(&mount.dir).unwrap();
+        assert_eq!(told.files() - told.files_free(), 3);
+        assert_eq!(told.files_available(), told.files_free());
+    });
+}
+
+#[test]
 fn an_access_time_that_was_set_is_kept() {
     on_openai(|env| {
         env.container("c");
