@@ -62,6 +62,11 @@ fn of_container(container: &Container, field: &str) -> Option<String> {
     match serde_json::to_value(container).ok()?.get(field)? {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
+        // Seconds, which some servers break; those that are whole are told as they came.
+        Value::Number(number) => Some(match number.as_f64().filter(|number| number.fract() == 0.0) {
+            Some(whole) if !number.is_i64() => format!("{whole:.0}"),
+            _ => number.to_string(),
+        }),
         other => Some(other.to_string()),
     }
 }

@@ -68,6 +68,8 @@ fn the_servers_prefix_is_hidden_and_an_xattr_tells_the_path() {
         assert_eq!(mount.sh("", "getfattr --only-values -n user.containerfs.id c"), id);
         assert_eq!(mount.sh("c", "getfattr --only-values -n user.containerfs.container_id in.csv"), id);
         assert_eq!(mount.sh("", "getfattr --only-values -n user.containerfs.status c"), "running");
+        let active = mount.sh("", "getfattr --only-values -n user.containerfs.last_active_at c");
+        assert!(active.parse::<i64>().is_ok(), "{active}");
         assert_eq!(
             mount.sh("c", "getfattr -d -m - in.csv"),
             "",
