@@ -35,6 +35,13 @@ pub(super) struct Destination {
     renamed: bool,
 }
 
+impl Destination {
+    /// The same under another name.
+    pub(super) fn renamed(self, path: String) -> Self {
+        Self { path, renamed: true, ..self }
+    }
+}
+
 impl Vfs {
     /// Saves a file: at once, or with `--write-back` once its bytes are durable here. An empty file is sent
     /// after its last close only.
@@ -151,6 +158,20 @@ impl Vfs {
             }
         }
         let Some(destination) = self.destination(ino, &writer) else { return Ok(()) };
+        self.commit_to(ino, &writer, &destination, last_close).await
+    }
+
+    /// Uploads the present bytes of a file to `destination`. The caller holds the turn of the file.
+    ///
+    /// # Errors
+    /// The outcome of the upload.
+    pub(super) async fn commit_to(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Arc<Writer>,
+        destination: &Destination,
+        last_close: bool,
+    ) -> Result<()> {
         let Some(frozen) = writer.freeze() else { return Ok(()) };
         if frozen.len == 0 && !last_close {
             writer.unfreeze(&frozen);
@@ -158,7 +179,7 @@ impl Vfs {
         }
         // Under its deferred name it is a file like any other by now.
         self.state().shelved.retain(|_, shelved| *shelved != ino);
-        let outcome = self.send(ino, &writer, &destination, &frozen).await;
+        let outcome = self.send(ino, writer, destination, &frozen).await;
         let mut guard = self.state();
         let state = &mut *guard;
         match outcome {
@@ -173,6 +194,11 @@ impl Vfs {
             }
             Err(error) => {
                 let error = limit_named(error, frozen.len);
+                if writer.inner().placing.is_some() {
+                    drop(guard);
+                    self.stays_unplaced(ino, writer, &frozen)?;
+                    return Err(self.noticed(&destination.container, error));
+                }
                 let refused = error.is_refusal();
                 writer.inner().failed = Some((frozen.generation, error.clone()));
                 let reason = error.to_string();
@@ -180,7 +206,7 @@ impl Vfs {
                 state.failures.insert(ino, Left { name, reason: reason.clone() });
                 drop(guard);
                 let says = || {
-                    let meta = self.meta(ino, Some(&destination))?;
+                    let meta = self.meta(ino, Some(destination))?;
                     Some(Meta { reason: Some(reason.clone()), refused, noted_at: frozen.noted_at(), ..meta })
                 };
                 if let Err(error) = frozen.staging.note(true, says) {
@@ -188,7 +214,7 @@ impl Vfs {
                 }
                 writer.thaw(&frozen, false);
                 if writer.is_promised_beside(&frozen.staging) {
-                    self.promise(ino, &writer)?;
+                    self.promise(ino, writer)?;
                 }
                 Err(self.noticed(&destination.container, error))
             }
@@ -217,13 +243,15 @@ impl Vfs {
             tracing::warn!(%error, "an upload was not kept in the cache");
         }
         self.settle_shelved_before(&uploaded.id);
-        let (replaced, removed) = {
+        let (replaced, removed, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
             state.is_wanted_again(&to.container, &uploaded.id);
+            let removed = writer.inner().removed;
+            let place = writer.inner().placing.take().filter(|_| !removed);
+            let unneeded = place.map(|place| state.place(ino, writer, &place));
             state.landed(ino, &uploaded, frozen.len);
             let mut inner = writer.inner();
-            let removed = inner.removed;
             inner.sent = frozen.generation;
             inner.renamed_from = None;
             state.not_lost(&to.container, &to.path, &uploaded.id);
@@ -235,8 +263,9 @@ impl Vfs {
             if removed {
                 state.records.bury(&to.container, &uploaded.id);
             }
-            (replaced, removed)
+            (replaced, removed, unneeded)
         };
+        drop(unneeded);
         // A newer save waits already: its note has to name the version that it will replace.
         let beside = writer.is_promised_beside(&frozen.staging);
         let noted = if beside { self.promise(ino, writer) } else { Ok(()) };
@@ -281,15 +310,16 @@ impl Vfs {
             at: Some(at),
         };
         writer.sending(sending.clone());
+        // A rename makes them younger than what it replaces.
+        let noted_at = writer.inner().placing.is_none().then(|| frozen.noted_at());
         let noted = {
-            let (vfs, to, staging, noted_at) =
-                (self.clone(), to.clone(), frozen.staging.clone(), frozen.noted_at());
+            let (vfs, to, staging, noted_at) = (self.clone(), to.clone(), frozen.staging.clone(), noted_at);
             let says = move || {
                 let mut meta = vfs.meta(ino, Some(&to))?;
                 if !meta.sent.contains(&sending) {
                     meta.sent.push(sending.clone());
                 }
-                Some(Meta { noted_at, ..meta })
+                Some(Meta { noted_at: noted_at.unwrap_or(meta.noted_at), ..meta })
             };
             tokio::task::spawn_blocking(move || staging.note(true, says))
         };
@@ -381,7 +411,7 @@ impl Vfs {
         }
     }
 
-    fn destination(&self, ino: Ino, writer: &Writer) -> Option<Destination> {
+    pub(super) fn destination(&self, ino: Ino, writer: &Writer) -> Option<Destination> {
         let state = self.state();
         let container = state.tree.container(state.tree.file(ino)?.container)?;
         let container = container.container.id.clone();
@@ -467,7 +497,12 @@ impl super::State {
             Some(destination) => destination.container.clone(),
             None => self.tree.container(file.container)?.container.id.clone(),
         };
-        let path = destination.map_or_else(|| self.tree.path(ino), |destination| destination.path.clone());
+        let placing = self.writers.get(&ino).and_then(|writer| writer.inner().placing.clone());
+        let path = match (destination, &placing) {
+            (Some(destination), _) => destination.path.clone(),
+            (None, Some(place)) => self.tree.path_in(place.to, &place.name),
+            (None, None) => self.tree.path(ino),
+        };
         let under_way = self.writers.get(&ino).and_then(|writer| writer.inner().sending_present());
         let lost = self.lost_posts(&container).filter(|lost| lost.path == path).flat_map(Lost::to_sents);
         let sent = lost.chain(under_way).collect();
@@ -477,11 +512,13 @@ impl super::State {
             let (_, error) = inner.failed.as_ref().filter(|_| inner.has_failed())?;
             error.is_refusal().then(|| error.to_string())
         });
+        let also_replaces = writer.map(|writer| writer.inner().replaces.clone());
+        let taken = placing.map(|place| self.taken_by(ino, &place)).unwrap_or_default();
         Some(Meta {
             container,
             path,
             replaces: file.id().cloned(),
-            also_replaces: writer.map(|writer| writer.inner().replaces.clone()).unwrap_or_default(),
+            also_replaces: also_replaces.into_iter().flatten().chain(taken).collect(),
             noted_at: attr::now(),
             attributes: file.attributes,
             closed: true,

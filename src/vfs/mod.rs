@@ -24,6 +24,7 @@ mod locate;
 mod lookup;
 mod lost;
 mod phantoms;
+mod placing;
 mod prepare;
 mod recover;
 mod relocate;

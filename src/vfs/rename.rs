@@ -13,6 +13,7 @@ use crate::content::Key;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
+use crate::vfs::placing::Place;
 use crate::vfs::relocate::{Begun, Journey, Leg};
 use crate::vfs::writer::{Unneeded, Writer};
 use crate::vfs::{Error, Result, State, Vfs};
@@ -147,9 +148,22 @@ impl Vfs {
             return self.shelve(ino, target, to, name, class).await;
         }
         if let Some(writer) = writer.filter(|writer| writer.inner().is_dirty()) {
+            if self.is_placed(ino, name) {
+                let place = Place { target, to, name: name.to_owned() };
+                return self.place(ino, &writer, place).await;
+            }
             let send_now = self.rename_unsent(ino, &writer, target, to, name)?;
             drop(turns);
-            return if send_now { self.save(ino, true).await } else { Ok(()) };
+            let saved = if send_now { self.save(ino, true).await } else { Ok(()) };
+            let is_tried = self.config.write_back.is_none() && self.scratch.class(name).is_none();
+            return match saved {
+                Err(error) if is_tried && !is_shelved => {
+                    // It is merely renamed: whoever closed it was told, and its bytes are in `pending`.
+                    tracing::warn!(%error, "a renamed file could not be uploaded; its bytes are kept");
+                    Ok(())
+                }
+                saved => saved,
+            };
         }
         let Some(old) = server else {
             let unneeded = self.state().put(ino, target, to, name);
@@ -359,7 +373,7 @@ impl State {
 
     /// What a rename of `ino` replaces: what stood at the name when it began, and what stands there now, if
     /// that is something else.
-    fn standing(
+    pub(super) fn standing(
         &self,
         target: Option<Ino>,
         to: Ino,
@@ -371,7 +385,7 @@ impl State {
     }
 
     /// Puts a file under a name; what stands there goes, but for its open handles.
-    fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) -> Unneeded {
+    pub(super) fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) -> Unneeded {
         let mut unneeded = Unneeded::default();
         for stands in self.standing(target, to, name, ino) {
             unneeded.append(self.make_room(stands));
@@ -389,7 +403,7 @@ impl State {
 
     /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays
     /// until this one is.
-    fn inherit(&mut self, target: Ino, writer: &Writer) {
+    pub(super) fn inherit(&mut self, target: Ino, writer: &Writer) {
         let mut replaces: Vec<FileId> =
             self.tree.file(target).and_then(|file| file.id().cloned()).into_iter().collect();
         if let Some(replaced) = self.writers.get(&target) {

@@ -12,6 +12,7 @@ use crate::api::{self, FileId};
 use crate::journal::Staging;
 use crate::journal::stage::Sent;
 use crate::namespace::inode::Ino;
+use crate::vfs::placing::Place;
 use crate::vfs::{Error, Result, State, Vfs, attr};
 
 /// A file that is being written, or whose bytes are on their way.
@@ -39,6 +40,8 @@ pub(super) struct Inner {
     /// The change that could not be sent, and why.
     pub(super) failed: Option<(u64, Error)>,
     frozen: bool,
+    /// The name that the file gets when what travels has arrived.
+    pub(super) placing: Option<Place>,
     /// The present bytes are closed, and a note beside them says so.
     promised: bool,
     /// The note beside the present bytes says that the server has them.
@@ -217,6 +220,7 @@ impl Writer {
                 removed: false,
                 failed: None,
                 frozen: false,
+                placing: None,
                 promised: false,
                 noted_as_arrived: false,
                 kept: Vec::new(),
@@ -327,6 +331,11 @@ impl Writer {
     /// A POST of the frozen bytes begins.
     pub(super) fn sending(&self, sent: Sent) {
         self.inner().sending = Some(sent);
+    }
+
+    /// The POST has been told of, if it may have happened.
+    pub(super) fn sending_ended(&self) {
+        self.inner().sending = None;
     }
 
     /// Ends [`Writer::freeze`]. What has arrived is no longer promised, nor is anything older; what has not,

@@ -213,10 +213,12 @@ impl Run {
                 if reference.held_may_return_to(directory) => {}
             Step::Rename(from, to) => {
                 world.expire();
+                // One that is on no server is merely renamed: its upload may be refused all the same.
+                let refusing = refusing && reference.may_change(from) != Expected::Failure;
                 let (expected, outcome) = (reference.may_rename(from, to), world.rename(from, to));
                 check(step, expected, &outcome, faulty);
                 if expected != Expected::Failure {
-                    reference.renamed(from, to, outcome.is_ok() && !(refusing && *to == DEFERRED));
+                    reference.renamed(from, to, outcome.is_ok() && !refusing);
                     if from != to {
                         reference.held_is_gone(to, outcome.is_ok());
                         reference.held_is_moved(from, to, outcome.is_ok());

@@ -132,6 +132,17 @@ fn deeds() -> Vec<Deed> {
             flags: &["--write-back", "--write-back-delay", "1h"],
         },
         Deed {
+            name: "a scratch file renamed over a file",
+            before: |mount| put(mount, "f", "old"),
+            deed: |dir| {
+                let saved = save(&dir.join(".goutputstream-A"), b"newer").is_ok();
+                saved && fs::rename(dir.join(".goutputstream-A"), dir.join("f")).is_ok()
+            },
+            undone: vec![files(&[("f", "old")])],
+            done: files(&[("f", "newer")]),
+            flags: &[],
+        },
+        Deed {
             name: "a renamed directory",
             before: |mount| {
                 fs::create_dir(mount.path("c/d")).unwrap();
@@ -267,6 +278,11 @@ fn a_save_by_write_temp_and_rename_with_write_back() {
 #[test]
 fn a_save_renamed_over_a_promised_file_that_is_open() {
     dies_at_every_step_of("a save renamed over a promised file that is open");
+}
+
+#[test]
+fn a_scratch_file_renamed_over_a_file() {
+    dies_at_every_step_of("a scratch file renamed over a file");
 }
 
 #[test]

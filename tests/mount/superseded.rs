@@ -78,6 +78,87 @@ fn a_rename_over_a_save_that_failed_supersedes_it() {
 }
 
 #[test]
+fn a_scratch_file_that_cannot_be_uploaded_is_not_renamed() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        for temporary in [".goutputstream-A1B2C3", "sedAbCdEf"] {
+            for fault in [status(400), status(503), Fault::ResetAfter] {
+                let told = format!("{temporary}, {fault:?}");
+                assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
+                assert_eq!(save(&mount.path("c").join(temporary), told.as_bytes()), Ok(()));
+                let before = env.versions(&id, "f");
+                let rename = || fs::rename(mount.path("c").join(temporary), mount.path("c/f"));
+                env.emulator.faults().inject(FaultRule::always(Upload, fault.clone()));
+                assert!(rename().is_err(), "{told}");
+                env.emulator.faults().clear();
+                let mut both = [temporary, "f"];
+                both.sort_unstable();
+                assert_eq!(mount.names("c"), both, "{told}");
+                assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"old", "{told}");
+                assert_eq!(fs::read(mount.path("c").join(temporary)).unwrap(), told.as_bytes());
+                assert!(env.versions(&id, "f").contains(&before[0]) || env.versions(&id, "f").len() == 1);
+                rename().unwrap();
+                assert_eq!(mount.names("c"), ["f"], "{told}");
+                assert_eq!(env.bytes_on_server(&id, "f"), told.as_bytes());
+            }
+        }
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn a_scratch_file_that_could_not_be_renamed_goes_and_leaves_the_document() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(&[]);
+        assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
+        env.status_fault(Upload, 400);
+        for unlinked in [true, false] {
+            assert_eq!(save(&mount.path("c/.goutputstream-A"), b"new"), Ok(()));
+            assert_eq!(errno(fs::rename(mount.path("c/.goutputstream-A"), mount.path("c/f"))), libc::EINVAL);
+            if unlinked {
+                fs::remove_file(mount.path("c/.goutputstream-A")).unwrap();
+                assert_eq!(mount.unmount(env), (0, 0));
+            } else {
+                mount.kill();
+                drop(mount);
+            }
+            mount = env.mount(&[]);
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"old");
+            assert_eq!(mount.path("c/.goutputstream-A").exists(), !unlinked);
+        }
+        env.emulator.faults().clear();
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"old");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn a_file_that_is_not_uploaded_is_merely_renamed_whatever_the_server_says() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        assert_eq!(save(&mount.path("c/t"), b"stands"), Ok(()));
+        env.status_fault(Upload, 503);
+        assert!(save(&mount.path("c/p"), b"waits").is_err());
+        fs::rename(mount.path("c/p"), mount.path("c/q")).unwrap();
+        assert_eq!(mount.names("c"), ["q", "t"]);
+        fs::rename(mount.path("c/q"), mount.path("c/t")).unwrap();
+        assert_eq!(mount.names("c"), ["t"]);
+        assert_eq!(fs::read(mount.path("c/t")).unwrap(), b"waits");
+        let pending = env.command(&["pending", "list"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&pending.stdout).contains(" t "), "{pending:?}");
+        env.emulator.faults().clear();
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "t"), b"waits");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
 fn a_directory_one_of_whose_files_is_refused_is_not_renamed() {
     on_both_profiles(|env| {
         let id = env.container("c");
