@@ -43,6 +43,8 @@ struct Candidate {
     /// Sorts newest first: held, then not yet listed, then by `created_at` and place in the list.
     rank: (u8, std::cmp::Reverse<i64>, usize),
     sticky: bool,
+    /// When it was made, if it was uploaded here and no list has shown it: it may be gone.
+    unlisted: Option<i64>,
 }
 
 /// Lays a list of containers, newest first, over the root.
@@ -130,12 +132,26 @@ pub fn apply_files(
                 let rank = if shown.held { (0, rank.1, place) } else { rank };
                 // Where it lies already is its name, made up or not.
                 let sticky = sticky && path != tree.path(ino);
-                candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
+                candidates.push(Candidate {
+                    path,
+                    id,
+                    owner: Owner::Node(ino),
+                    rank,
+                    sticky,
+                    unlisted: None,
+                });
             }
             other => {
                 stale.extend(other.map(|(ino, _)| ino));
                 let path = listed_path(&file, known);
-                candidates.push(Candidate { path, id, owner: Owner::New(Arc::new(file)), rank, sticky });
+                candidates.push(Candidate {
+                    path,
+                    id,
+                    owner: Owner::New(Arc::new(file)),
+                    rank,
+                    sticky,
+                    unlisted: None,
+                });
             }
         }
     }
@@ -152,7 +168,7 @@ pub fn apply_files(
             let rank = (2, std::cmp::Reverse(file.created_at), usize::MAX);
             let path = own_path(tree, ino, shown, file, known);
             let sticky = node.suffixed.contains(&file.id) && path != tree.path(ino);
-            candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
+            candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky, unlisted: None });
             continue;
         }
         let unsettled = !shown.settled && shown.server.is_some();
@@ -166,7 +182,9 @@ pub fn apply_files(
             changes.missing.push((ino, id.clone()));
         }
         let rank = (u8::from(!shown.held), std::cmp::Reverse(i64::MAX), 0);
-        candidates.push(Candidate { path: tree.path(ino), id, owner: Owner::Node(ino), rank, sticky: false });
+        let unlisted = shown.server.as_ref().filter(|_| !shown.held).map(|server| server.created_at);
+        let (path, owner) = (tree.path(ino), Owner::Node(ino));
+        candidates.push(Candidate { path, id, owner, rank, sticky: false, unlisted });
     }
     gone.sort_unstable();
 
@@ -228,7 +246,8 @@ fn own_path(tree: &Tree, ino: Ino, shown: &FileNode, file: &File, known: &Contai
     if shown.held || shown.size_is_ours { tree.path(ino) } else { listed_path(file, known) }
 }
 
-/// Gives each candidate its shown path. Also returns the ids of those that got a made-up one.
+/// Gives each candidate its shown path. Also returns the ids of those that got a made-up one for good: what is
+/// no older than an upload of ours that may be gone has to wait for what becomes of that.
 fn assign(
     mut candidates: Vec<Candidate>,
     directories: &BTreeSet<String>,
@@ -254,10 +273,12 @@ fn assign(
     let mut shown: BTreeMap<String, Owner> = BTreeMap::new();
     let mut suffixed = Vec::new();
     let mut rest = Vec::new();
+    let mut unlisted: HashMap<String, i64> = HashMap::new();
     for candidate in candidates {
         if candidate.sticky || parents.contains(&candidate.path) || shown.contains_key(&candidate.path) {
             rest.push(candidate);
         } else {
+            unlisted.extend(candidate.unlisted.map(|made| (candidate.path.clone(), made)));
             shown.insert(candidate.path, candidate.owner);
         }
     }
@@ -270,7 +291,8 @@ fn assign(
             !shown.contains_key(&path) && !parents.contains(&path)
         };
         let path = full(&made_up(name, id, free));
-        suffixed.extend(candidate.id);
+        let waits = unlisted.get(&candidate.path).is_some_and(|made| candidate.rank.1.0 >= *made);
+        suffixed.extend(candidate.id.filter(|_| candidate.sticky || !waits));
         shown.insert(path, candidate.owner);
     }
     (shown, suffixed)

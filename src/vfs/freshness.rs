@@ -295,7 +295,15 @@ impl Vfs {
         let unchanged = state.tree.file(ino).is_some_and(|file| file.id() == Some(id) && !file.held);
         if unchanged {
             self.invalidate(Invalidation::Attributes(ino));
+            let of_container = state.tree.container_of(ino);
+            let named = of_container.map(|container| state.versions_of(container, &state.tree.path(ino)));
             state.tree.unlink(ino);
+            // Another version of the name gets it from the next list, which is fetched at the next look.
+            if named.is_some_and(|named| named.iter().any(|other| other != id))
+                && let Some(container) = of_container.and_then(|ino| state.tree.container_mut(ino))
+            {
+                container.listed = None;
+            }
         }
     }
 }

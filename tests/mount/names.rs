@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use containerfs::emulator::Kind;
 
-use crate::env::{errno, on_both_profiles, on_openai, program_is_missing};
+use crate::env::{errno, on_both_profiles, on_openai, program_is_missing, wait_until};
 
 #[test]
 fn the_root_lists_live_containers_and_an_id_resolves() {
@@ -245,6 +245,24 @@ fn names_travel_there_and_back() {
         for name in names {
             assert_eq!(fs::read_to_string(mount.path("c").join(name)).unwrap(), name);
         }
+    });
+}
+
+#[test]
+fn what_replaces_an_upload_that_no_list_has_shown_gets_its_name() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        assert!(mount.names("c").is_empty());
+        fs::write(mount.path("c/x.txt"), "ours").unwrap();
+        let ours = env.versions(&id, "x.txt").remove(0).id;
+        let theirs = env.store().put_upload(&id, "x.txt", b"theirs");
+        if theirs != ours {
+            env.store().delete_file(&id, &ours);
+        }
+        wait_until("it has the bare name", || {
+            mount.names("c") == ["x.txt"] && fs::read(mount.path("c/x.txt")).is_ok_and(|x| x == b"theirs")
+        });
     });
 }
 

@@ -129,6 +129,33 @@ fn an_upload_stays_until_a_list_has_shown_it_once() {
 }
 
 #[test]
+fn a_newer_file_gets_the_bare_name_once_an_upload_that_no_list_has_shown_is_gone() {
+    let mut fixture = Fixture::new();
+    fixture.list(&[]);
+    let ino = fixture.tree.insert(
+        ROOT,
+        "x.csv",
+        Kind::File(Box::new(FileNode::new_here(ROOT, Attributes::default()))),
+    );
+    fixture.tree.set_server(ino, Arc::new(file("cfile_bbbbbbbb", "x.csv", 5)));
+    fixture.tree.file_mut(ino).unwrap().held = false;
+    let [newer, older] = [file("cfile_cccccccc", "x.csv", 5), file("cfile_aaaaaaaa", "x.csv", 4)];
+    for _ in 0..2 {
+        let changes = fixture.list(&[newer.clone(), older.clone()]);
+        assert_eq!(changes.missing.len(), 1, "it is asked for");
+        assert_eq!(fixture.names(), ["x.csv", "x~aaaaaaaa.csv", "x~cccccccc.csv"]);
+        assert_eq!(fixture.ino("x.csv"), ino);
+    }
+    let theirs = fixture.ino("x~cccccccc.csv");
+    fixture.tree.unlink(ino);
+    fixture.list(&[newer, older.clone()]);
+    assert_eq!(fixture.names(), ["x.csv", "x~aaaaaaaa.csv"], "what was older anyway keeps its name");
+    assert_eq!(fixture.ino("x.csv"), theirs);
+    fixture.list(&[older]);
+    assert_eq!(fixture.names(), ["x~aaaaaaaa.csv"]);
+}
+
+#[test]
 fn what_a_list_with_an_unread_item_misses_is_asked_for_first() {
     let mut fixture = Fixture::new();
     let (a, b) = (file("cfile_11111111", "a", 1), file("cfile_22222222", "b", 2));
