@@ -278,6 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn attributes_that_are_noted_take_nothing_else_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let staging = journal.stage().unwrap();
+        let attributes = |mode| Attributes { mode: Some(mode), ..Attributes::default() };
+        staging.note_attributes(|| Some(attributes(0o600))).unwrap();
+        assert_eq!(staging.meta(), None, "there is no note yet");
+        let asked = std::cell::Cell::new(0);
+        let says = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                staging.write_meta(&meta("a"), true).unwrap();
+                staging.note_attributes(|| Some(attributes(0o600))).unwrap();
+                assert_eq!(staging.meta().unwrap(), Meta { attributes: attributes(0o600), ..meta("a") });
+                return Some(meta("b"));
+            }
+            Some(Meta { attributes: attributes(0o640), ..meta("b") })
+        };
+        staging.note(true, says).unwrap();
+        assert_eq!(staging.meta().unwrap(), Meta { attributes: attributes(0o640), ..meta("b") });
+        staging.discard();
+    }
+
+    #[test]
     fn nothing_is_noted_beside_bytes_that_are_gone() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();

@@ -253,6 +253,28 @@ impl Staging {
         }
     }
 
+    /// Writes `meta.json` again, if it is there, with what `are` knows; killed, a process has it, after a loss
+    /// of power it may be the older one.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn note_attributes(&self, are: impl Fn() -> Option<Attributes>) -> io::Result<()> {
+        loop {
+            let turn = self.turns.fetch_add(1, Ordering::SeqCst) + 1;
+            let Some(attributes) = are() else { return Ok(()) };
+            let mut written = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+            if written.turn > turn {
+                continue;
+            }
+            let noted = self.meta().filter(|noted| !written.discarded && noted.attributes != attributes);
+            let Some(noted) = noted else { return Ok(()) };
+            // Who set out before with older ones asks again.
+            written.turn = turn;
+            steps::step();
+            return note::write(&self.dir, NOTE, &Meta { attributes, ..noted }, false);
+        }
+    }
+
     /// What `meta.json` says, if it is there and whole.
     pub fn meta(&self) -> Option<Meta> {
         note::read(&self.dir, NOTE).ok()

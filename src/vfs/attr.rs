@@ -157,7 +157,7 @@ impl Vfs {
         self.getattr(ino).await
     }
 
-    fn change_attributes(&self, ino: Ino, change: SetAttr) {
+    fn change_attributes(self: &Arc<Self>, ino: Ino, change: SetAttr) {
         if !change.is_kept_here() {
             return;
         }
@@ -165,6 +165,7 @@ impl Vfs {
         if let Some(file) = state.tree.file_mut(ino) {
             change.apply(&mut file.attributes);
             state.remember(ino);
+            self.note_attributes(&state, ino);
         } else if let Some((container, path)) = state.directory_key(ino) {
             let mut attributes = state.directory_attributes(ino);
             change.apply(&mut attributes);
@@ -173,6 +174,20 @@ impl Vfs {
                 node.changed = None;
             }
         }
+    }
+
+    /// Attributes of a file have changed that may have a note beside bytes that are not on the server.
+    fn note_attributes(self: &Arc<Self>, state: &State, ino: Ino) {
+        let writer = state.writers.get(&ino).filter(|writer| writer.inner().begins_to_note_attributes());
+        let Some(writer) = writer.cloned() else { return };
+        let vfs = self.clone();
+        self.behind.spawn_blocking(move || {
+            let Some(staging) = writer.inner().notes_attributes() else { return };
+            let are = || vfs.state().tree.file(ino).map(|file| file.attributes);
+            if let Err(error) = staging.note_attributes(are) {
+                tracing::warn!(%error, "times and mode of an unsent file would be older after a crash");
+            }
+        });
     }
 
     /// What differs from what `stat` would show anyway of something that was made just now.

@@ -46,6 +46,8 @@ pub(super) struct Inner {
     promised: bool,
     /// The note beside the present bytes says that the server has them.
     noted_as_arrived: bool,
+    /// The attributes beside promised bytes are going to be noted again.
+    noting_attributes: bool,
     /// Older bytes that were promised, or travel: they stay until newer ones are promised or have arrived.
     kept: Vec<Arc<Staging>>,
     /// Promised bytes of a file that this one took the place of: they stay just as long.
@@ -163,6 +165,19 @@ impl Inner {
         self.aside_at == Some(self.generation)
     }
 
+    /// Whether somebody has to see to it that changed attributes are noted beside promised bytes.
+    pub(super) fn begins_to_note_attributes(&mut self) -> bool {
+        let begins = self.promised && !self.noting_attributes;
+        self.noting_attributes |= begins;
+        begins
+    }
+
+    /// The bytes beside which they are noted, from now on.
+    pub(super) fn notes_attributes(&mut self) -> Option<Arc<Staging>> {
+        self.noting_attributes = false;
+        self.staging.clone().filter(|_| self.promised)
+    }
+
     /// Whether the present bytes were tried already and failed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.as_ref().is_some_and(|(generation, _)| *generation == self.generation)
@@ -223,6 +238,7 @@ impl Writer {
                 placing: None,
                 promised: false,
                 noted_as_arrived: false,
+                noting_attributes: false,
                 kept: Vec::new(),
                 inherited: Vec::new(),
                 passed_on: false,

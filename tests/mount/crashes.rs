@@ -196,6 +196,31 @@ fn times_mode_and_owner_of_an_unsent_file_outlive_a_crash() {
 }
 
 #[test]
+fn what_is_set_on_an_unsent_file_after_its_close_outlives_a_crash() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let flags = ["--write-back", "--write-back-delay", "1h"];
+        let mut mount = env.mount(&flags);
+        assert_eq!(save(&mount.path("c/f"), b"bytes"), Ok(()));
+        mount.sh("c", "chmod 600 f && touch -d @1234567890 f && chmod 640 f");
+        let shown = |mount: &Mount| {
+            let found = fs::metadata(mount.path("c/f")).unwrap();
+            (found.mtime(), found.mode() & 0o7777, found.ctime(), found.ctime_nsec())
+        };
+        let before = shown(&mount);
+        assert_eq!((before.0, before.1), (1_234_567_890, 0o640));
+        wait_until("it is written down", || String::from_utf8_lossy(&env.traces()).contains("\"mode\": 416"));
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&flags);
+        assert_eq!(shown(&mount), before);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mount = env.mount(&flags);
+        assert_eq!(shown(&mount), before, "nor does its upload change them");
+    });
+}
+
+#[test]
 fn bytes_that_were_never_closed_are_kept_and_not_sent() {
     on_both_profiles(|env| {
         let id = env.container("c");
