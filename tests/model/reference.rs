@@ -126,6 +126,12 @@ impl Reference {
         self.aside.push((to.to_owned(), from.to_owned()));
     }
 
+    /// Whether a crash may bring a file that was moved aside back into a directory.
+    pub(crate) fn aside_may_return_to(&self, directory: &str) -> bool {
+        let inside = format!("{directory}/");
+        self.aside.iter().any(|(_, real)| real.starts_with(&inside))
+    }
+
     /// What was moved aside may have its name back, and what was not promised is not there.
     pub(crate) fn crashed(&mut self) {
         self.dropped();
@@ -216,6 +222,11 @@ impl Reference {
         let files = std::mem::take(&mut self.files);
         self.files =
             files.into_iter().map(|(p, held)| (if is_moved(&p) { moved(&p) } else { p }, held)).collect();
+        for (scratch, _) in &mut self.aside {
+            if is_moved(scratch) {
+                *scratch = moved(scratch);
+            }
+        }
     }
 
     /// What is wrong with what is seen; nothing if all is well.

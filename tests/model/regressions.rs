@@ -70,6 +70,19 @@ fn a_file_saved_and_moved_aside_before_its_upload_survives_a_crash() {
 }
 
 #[test]
+fn a_file_moved_aside_has_its_name_back_though_its_directory_was_renamed() {
+    let steps = [
+        Step::Mkdir("d"),
+        save("r2.csv", "old"),
+        Step::Rename("r2.csv", "d/b~"),
+        Step::Rename("d", "e"),
+        Step::Crash,
+        Step::Look,
+    ];
+    run(&setting(Profile::Openai, None), &steps);
+}
+
+#[test]
 fn a_deletion_that_failed_does_not_hit_a_newer_file_with_the_same_id() {
     let error = Fault::Status { code: 500, body: None, headers: BTreeMap::new() };
     let setting =
