@@ -203,6 +203,9 @@ pub fn apply_files(
     }
     if let Some(node) = tree.container_mut(container) {
         node.suffixed.extend(suffixed);
+        // What is neither listed nor shown needs no name any more.
+        let files = &node.files;
+        node.suffixed.retain(|id| listed.contains(id) || files.contains_key(id));
         node.phantoms.retain(|id, _| phantoms.contains(id));
         node.listed = Some(Listed::now(started));
     }

@@ -13,4 +13,5 @@ pub mod listed;
 pub mod listing;
 pub mod names;
 pub mod records;
+pub mod tombstones;
 pub mod trust;

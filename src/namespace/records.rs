@@ -6,7 +6,7 @@
 //! what lets several mounts of one account share the file; each holds a shared lock, so that who is alone can
 //! tell it and write the file anew with what still counts ([`compact`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ContainerId, FileId};
+use crate::namespace::tombstones::Tombstones;
 use crate::namespace::{compact, names};
 
 /// Below the state directory.
@@ -85,7 +86,7 @@ pub struct ContainerRecords {
     /// Attributes set here, by file id.
     pub attributes: HashMap<FileId, Attributes>,
     /// Files deleted here; a list may lag.
-    pub tombstones: HashSet<FileId>,
+    pub tombstones: Tombstones,
     /// Directories made or used here, as paths below the container.
     pub directories: BTreeSet<String>,
     /// Attributes of directories that were set here, by path below the container; the container's own path
@@ -178,7 +179,7 @@ impl Records {
 
     /// Every file that was deleted here.
     pub fn tombstones(&self) -> impl Iterator<Item = &FileId> {
-        self.containers.values().flat_map(|records| &records.tombstones)
+        self.containers.values().flat_map(|records| records.tombstones.iter())
     }
 
     /// Whether the server keeps directories in upload names; `None` until a probe has told.
