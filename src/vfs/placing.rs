@@ -40,7 +40,9 @@ impl Vfs {
         let Some(destination) = self.destination(ino, writer) else { return Ok(()) };
         let path = self.state().tree.path_in(place.to, &place.name);
         writer.inner().placing = Some(place);
-        self.commit_to(ino, writer, &destination.renamed(path), true).await
+        let outcome = self.commit_to(ino, writer, &destination.renamed(path), true).await;
+        writer.inner().placing = None;
+        outcome
     }
 
     /// The bytes have not arrived: they are promised under the scratch name, as they were before.
