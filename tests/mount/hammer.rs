@@ -217,7 +217,8 @@ fn sixty_four_processes_in_one_directory_read_no_wrong_byte_and_leave_nothing_op
                 let seed = u64::from_str_radix(std::str::from_utf8(&bytes[..16]).unwrap(), 16).unwrap();
                 assert!(bytes == content(seed, bytes.len() / 64), "{file:?}");
                 if let Some((mine, _)) = left.remove(shown(&file.path)) {
-                    assert_eq!(mine, seed, "{file:?}");
+                    let name = shown(&file.path);
+                    assert_eq!(mine, seed, "of {:?}", env.versions(&id, name));
                 }
                 assert!(!shown(&file.path).starts_with('t'), "a temporary file is left: {file:?}");
             }
