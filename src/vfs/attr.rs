@@ -111,17 +111,21 @@ impl Vfs {
     /// Attributes of an inode.
     ///
     /// # Errors
-    /// `ESTALE` if it is gone or another version, or the server's when a size must be asked for.
+    /// `ESTALE` or `ENOENT` if it is gone, or the server's when a size must be asked for.
     pub async fn getattr(self: &Arc<Self>, ino: Ino) -> Result<Entry> {
         if let Some(result) = self.getattr_now(ino) {
             return result;
         }
         self.ensure_fresh_of(ino).await?;
+        let place = self.state().tree.get(ino).map(|node| (node.parent, node.name.clone()));
         self.ensure_size(ino).await?;
         let state = self.state();
         let is_there = |node: &&Node| node.linked || node.handles > 0 || matches!(node.kind, Kind::Link(_));
         let node = state.tree.get(ino).filter(is_there);
-        let node = node.ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        // Another version may stand in its place.
+        let is_replaced = || place.is_some_and(|(parent, name)| state.tree.child(parent, &name).is_some());
+        let gone = || Error::quiet(if is_replaced() { libc::ESTALE } else { libc::ENOENT });
+        let node = node.ok_or_else(gone)?;
         Ok(self.entry_of(&state, ino, node))
     }
 
