@@ -22,13 +22,14 @@ pub(super) struct Place {
 
 impl Vfs {
     /// Whether a rename to `name` waits for the upload of a file that is on no server.
-    pub(super) fn is_placed(&self, ino: Ino, name: &str) -> bool {
+    pub(super) fn is_placed(&self, ino: Ino, writer: &Writer, name: &str) -> bool {
         let state = self.state();
         self.config.write_back.is_none()
             && self.scratch.class(name).is_none()
             && self.scratch_class(&state, ino).is_some()
             && state.shelved_from(ino).is_none()
-            && !state.open_for_writing(ino)
+            // Closed by its program, though the kernel may be about to release it, or synced.
+            && (writer.is_promised() || !state.open_for_writing(ino))
     }
 
     /// Uploads a file with a scratch name under a real one, and puts it there. The caller holds the turns of

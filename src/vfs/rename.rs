@@ -148,7 +148,7 @@ impl Vfs {
             return self.shelve(ino, target, to, name, class).await;
         }
         if let Some(writer) = writer.filter(|writer| writer.inner().is_dirty()) {
-            if self.is_placed(ino, name) {
+            if self.is_placed(ino, &writer, name) {
                 let place = Place { target, to, name: name.to_owned() };
                 return self.place(ino, &writer, place).await;
             }

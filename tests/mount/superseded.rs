@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,30 @@ fn a_scratch_file_that_could_not_be_renamed_goes_and_leaves_the_document() {
         env.emulator.faults().clear();
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.bytes_on_server(&id, "f"), b"old");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn a_scratch_file_that_is_synced_and_open_still_is_uploaded_by_its_rename() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
+        let mut file = fs::File::create(mount.path("c/.goutputstream-A")).unwrap();
+        file.write_all(b"new").unwrap();
+        file.sync_all().unwrap();
+        let rename = || fs::rename(mount.path("c/.goutputstream-A"), mount.path("c/f"));
+        env.status_fault(Upload, 400);
+        assert_eq!(errno(rename()), libc::EINVAL);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"old");
+        env.emulator.faults().clear();
+        rename().unwrap();
+        assert_eq!(env.bytes_on_server(&id, "f"), b"new");
+        file.write_all(b" and newer").unwrap();
+        drop(file);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"new and newer");
         assert_eq!(env.store().files(&id).len(), 1);
     });
 }
