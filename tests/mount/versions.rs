@@ -1,8 +1,10 @@
 //! A model's file that is written again under its id: nobody reads two versions in one.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use containerfs::emulator::Kind;
 use serde_json::Value;
@@ -110,6 +112,31 @@ fn who_has_a_file_open_goes_on_with_the_version_that_was_opened() {
             assert!(is_read(&mount, &new));
         });
     }
+}
+
+#[test]
+fn what_is_written_to_a_file_that_the_model_writes_again_is_saved() {
+    on_both_profiles(|env| {
+        let (id, file) = written(env, b"state: RUNNING");
+        let mount = env.mount(&SHORT);
+        assert!(is_read(&mount, b"state: RUNNING"));
+        let mut open = File::options().read(true).write(true).open(mount.path("c/f")).unwrap();
+        assert_eq!(read_at(&open, 0, 14), b"state: RUNNING");
+        env.store().rewrite_model_file(&id, &file, b"state: STOPPED");
+        // Whoever looks meanwhile, as often as there is something to be asked for.
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(300));
+            let _ = (fs::read(mount.path("c/f")), fs::metadata(mount.path("c/f")));
+        }
+        open.write_all(b"mine").unwrap();
+        open.set_len(4).unwrap();
+        drop(open);
+        assert!(is_read(&mount, b"mine"));
+        assert_eq!(mount.unmount(env), (0, 0));
+        let saved =
+            env.store().files(&id).into_iter().map(|file| env.store().content(&id, &file.id).unwrap());
+        assert!(saved.into_iter().any(|bytes| bytes == b"mine"));
+    });
 }
 
 #[test]
