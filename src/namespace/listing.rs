@@ -43,8 +43,6 @@ struct Candidate {
     /// Sorts newest first: held, then not yet listed, then by `created_at` and place in the list.
     rank: (u8, std::cmp::Reverse<i64>, usize),
     sticky: bool,
-    /// When it was made, if it was uploaded here and no list has shown it: it may be gone.
-    unlisted: Option<i64>,
 }
 
 /// Lays a list of containers, newest first, over the root.
@@ -132,29 +130,17 @@ pub fn apply_files(
                 let rank = if shown.held { (0, rank.1, place) } else { rank };
                 // Where it lies already is its name, made up or not.
                 let sticky = sticky && path != tree.path(ino);
-                candidates.push(Candidate {
-                    path,
-                    id,
-                    owner: Owner::Node(ino),
-                    rank,
-                    sticky,
-                    unlisted: None,
-                });
+                candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
             }
             other => {
                 stale.extend(other.map(|(ino, _)| ino));
                 let path = listed_path(&file, known);
-                candidates.push(Candidate {
-                    path,
-                    id,
-                    owner: Owner::New(Arc::new(file)),
-                    rank,
-                    sticky,
-                    unlisted: None,
-                });
+                candidates.push(Candidate { path, id, owner: Owner::New(Arc::new(file)), rank, sticky });
             }
         }
     }
+    // When what was uploaded here and no list has shown was made: it may be gone.
+    let mut unlisted = HashMap::new();
     let mut gone = stale;
     for (ino, shown) in tree.files().filter(|(_, file)| file.container == container) {
         if shown.id().is_some_and(|id| listed.contains(id)) {
@@ -168,7 +154,7 @@ pub fn apply_files(
             let rank = (2, std::cmp::Reverse(file.created_at), usize::MAX);
             let path = own_path(tree, ino, shown, file, known);
             let sticky = node.suffixed.contains(&file.id) && path != tree.path(ino);
-            candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky, unlisted: None });
+            candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky });
             continue;
         }
         let unsettled = !shown.settled && shown.server.is_some();
@@ -182,13 +168,15 @@ pub fn apply_files(
             changes.missing.push((ino, id.clone()));
         }
         let rank = (u8::from(!shown.held), std::cmp::Reverse(i64::MAX), 0);
-        let unlisted = shown.server.as_ref().filter(|_| !shown.held).map(|server| server.created_at);
-        let (path, owner) = (tree.path(ino), Owner::Node(ino));
-        candidates.push(Candidate { path, id, owner, rank, sticky: false, unlisted });
+        let path = tree.path(ino);
+        if let Some(server) = shown.server.as_ref().filter(|_| !shown.held) {
+            unlisted.insert(path.clone(), server.created_at);
+        }
+        candidates.push(Candidate { path, id, owner: Owner::Node(ino), rank, sticky: false });
     }
     gone.sort_unstable();
 
-    let (shown, suffixed) = assign(candidates, &known.directories);
+    let (shown, suffixed) = assign(candidates, &known.directories, &unlisted);
     for ino in gone {
         changes.displaced.push(ino);
         tree.unlink(ino);
@@ -254,6 +242,7 @@ fn own_path(tree: &Tree, ino: Ino, shown: &FileNode, file: &File, known: &Contai
 fn assign(
     mut candidates: Vec<Candidate>,
     directories: &BTreeSet<String>,
+    unlisted: &HashMap<String, i64>,
 ) -> (BTreeMap<String, Owner>, Vec<FileId>) {
     candidates.sort_by_key(|candidate| candidate.rank);
     let mut parents: HashSet<String> = HashSet::new();
@@ -276,12 +265,10 @@ fn assign(
     let mut shown: BTreeMap<String, Owner> = BTreeMap::new();
     let mut suffixed = Vec::new();
     let mut rest = Vec::new();
-    let mut unlisted: HashMap<String, i64> = HashMap::new();
     for candidate in candidates {
         if candidate.sticky || parents.contains(&candidate.path) || shown.contains_key(&candidate.path) {
             rest.push(candidate);
         } else {
-            unlisted.extend(candidate.unlisted.map(|made| (candidate.path.clone(), made)));
             shown.insert(candidate.path, candidate.owner);
         }
     }
