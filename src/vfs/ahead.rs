@@ -104,7 +104,6 @@ impl Vfs {
             if let Some(file) = state.tree.file_mut(ino) {
                 file.trust.asked.get_or_insert_with(Instant::now);
             }
-            state.fetched_ahead.insert(ino);
             state.looked_ahead.fetched(ino);
             self.fetch_ahead(directory, ino, worth);
         }
@@ -118,10 +117,9 @@ impl Vfs {
         let server = file.server.clone()?;
         let len = file.size.map(|(size, _)| size).or(server.bytes);
         let container = state.tree.container(file.container)?.container.id.clone();
-        let known = state.fetched_ahead.contains(&ino)
-            || state.looked_ahead.unread.contains(&ino)
+        let known = state.looked_ahead.unread.contains(&ino)
             || state.local_len(ino).is_some()
-            || self.downloads.cache().contains(&Key::new(&container, &server));
+            || self.downloads.has(&Key::new(&container, &server));
         let len = len.unwrap_or(SMALL);
         (len <= SMALL && !known).then_some(Worth { container, file: server, len })
     }
@@ -140,7 +138,6 @@ impl Vfs {
                 _ => None,
             };
             let mut state = vfs.state();
-            state.fetched_ahead.remove(&ino);
             state.prefetch.turned_out(directory.0, ino.0, fetched.unwrap_or(0));
             if fetched.is_none() {
                 state.looked_ahead.missed(ino);

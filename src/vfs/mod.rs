@@ -233,8 +233,6 @@ struct State {
     making: freshness::Making,
     /// Lists that are being fetched before their time.
     renewing: std::collections::HashSet<freshness::Which>,
-    /// Files that are being fetched ahead.
-    fetched_ahead: std::collections::HashSet<Ino>,
     looked_ahead: ahead::LookedAhead,
     /// Directories whose lengths are being asked for.
     sizing: std::collections::HashSet<Ino>,
@@ -293,7 +291,6 @@ impl Vfs {
             prefetch: Prefetch::new(config.cache_size),
             making: freshness::Making::default(),
             renewing: std::collections::HashSet::new(),
-            fetched_ahead: std::collections::HashSet::new(),
             looked_ahead: ahead::LookedAhead::new(),
             sizing: std::collections::HashSet::new(),
             probes: std::collections::HashSet::new(),
