@@ -3,9 +3,9 @@
 //! An entry is a file whose name says everything: the hash of its key, its length and a checksum of its
 //! bytes. It is written in the mount's own directory, which goes with the mount or is cleared by the next one,
 //! and renamed when whole; its checksum, of its key too, is checked the first time that a mount finds it, so a
-//! torn write or another's name is a miss and never a wrong byte. Least recently used entries go first; an open one stays readable, because its descriptor
-//! outlives its name. What a model wrote is kept in a directory of this mount's own and never trusted across
-//! mounts (DESIGN §3).
+//! torn write or another's name is a miss and never a wrong byte. Least recently used entries go first; an
+//! open one stays readable, because its descriptor outlives its name. What a model wrote is kept in the
+//! mount's own directory, too, and never trusted across mounts (DESIGN §3).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};

@@ -441,9 +441,6 @@ impl Task {
             self.flight.pieces.offer();
         }
         let (mut at, known) = (content.start, self.written);
-        if at > known {
-            return Err(Error::Changed);
-        }
         let expected = self.expected();
         // A small body whose length nobody tells is shown when it has turned out to be the right one.
         let hold_back = content.length.is_none() && expected.is_some_and(|expected| expected <= HELD_BACK);
