@@ -389,9 +389,8 @@ impl Client {
     pub(super) async fn delete_body(&self, operation: &'static str, url: Url) -> Result<Bytes> {
         let call = Call { operation, method: Method::DELETE, url, payload: Payload::Nothing };
         let answer = self.0.transport.call(&call).await?;
-        let told = Told::parse(&answer.body, self.redactor());
-        if told.is_error() {
-            return Err(told.into_error(operation).with_id(answer.id));
+        if let Some(error) = self.told_in(&call, &answer.body, answer.id.as_ref()) {
+            return Err(error);
         }
         // Other servers answer a delete with nothing (API.md "Wire"). A page that a proxy puts in between
         // says nothing of the file, which would be taken for deleted.
@@ -416,16 +415,18 @@ impl Client {
         // A name that is no UTF-8 makes no reply unreadable.
         match serde_json::from_str(&String::from_utf8_lossy(&answer.body)) {
             Ok(reply) => Ok((reply, answer.id)),
-            Err(error) => {
-                let told = Told::parse(&answer.body, self.redactor());
-                if told.is_error() {
-                    let error = told.into_error(call.operation).with_id(answer.id);
-                    let maybe = call.posts() && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Server);
-                    return Err(error.maybe_happened(maybe));
-                }
-                Err(answer.not_the_apis(call, &self.redactor().text(&error.to_string())))
-            }
+            Err(error) => Err(self
+                .told_in(call, &answer.body, answer.id.as_ref())
+                .unwrap_or_else(|| answer.not_the_apis(call, &self.redactor().text(&error.to_string())))),
         }
+    }
+
+    /// The error that the body of a 2xx tells (API.md "Wire"), if it does.
+    pub(super) fn told_in(&self, call: &Call, body: &[u8], id: Option<&String>) -> Option<Error> {
+        let told = Told::parse(body, self.redactor());
+        let error = told.is_api.then(|| told.into_error(call.operation).with_id(id.cloned()))?;
+        let maybe = call.posts() && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Server);
+        Some(error.maybe_happened(maybe))
     }
 
     pub(super) fn url(&self, operation: &'static str, parts: &[&str], query: &impl Serialize) -> Result<Url> {

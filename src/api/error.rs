@@ -142,11 +142,6 @@ pub(super) fn request_id(headers: &HeaderMap, redactor: &Redactor) -> Option<Str
 }
 
 impl Told {
-    /// Whether a body that came with a 2xx tells an error (API.md "Wire").
-    pub(super) fn is_error(&self) -> bool {
-        self.is_api
-    }
-
     /// The error of a 2xx that tells one. What it is, its code says where that is a status, else its words.
     pub(super) fn into_error(self, operation: &'static str) -> Error {
         let message = self.message.to_lowercase();

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use crate::api::client::Client;
-use crate::api::error::{Error, ErrorKind, Result};
+use crate::api::error::Result;
 use crate::api::model::{ContainerId, FileId, ListParams};
 use crate::api::transport::{Call, Payload};
 use crate::api::upload::UploadBody;
@@ -125,19 +125,6 @@ impl Raw<'_> {
 
     async fn call(self, call: Call) -> Result<Reply> {
         let (reply, id): (Reply, _) = self.0.json_of(&call).await?;
-        let read: Value = serde_json::from_str(reply.get()).unwrap_or_default();
-        // API.md "Wire": 200 with an error body.
-        match read.get("error").filter(|error| !error.is_null()) {
-            None => Ok(reply),
-            Some(error) => {
-                let message = error
-                    .get("message")
-                    .and_then(Value::as_str)
-                    .map_or_else(|| error.to_string(), str::to_owned);
-                let message = self.0.redactor().text(&message);
-                let error = Error::new(ErrorKind::Protocol, call.operation, message);
-                Err(error.maybe_happened(call.posts()).with_id(id))
-            }
-        }
+        self.0.told_in(&call, reply.get().as_bytes(), id.as_ref()).map_or(Ok(reply), Err)
     }
 }
