@@ -47,21 +47,10 @@ pub(super) fn call<T, Work: Future<Output = Result<T>>>(
 /// Waits for a signal that ends the program. What it was started to ignore, as by nohup(1), it ignores.
 async fn interrupted() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    if is_ignored(libc::SIGHUP) {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        return Ok(());
-    }
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
+    let mut ends = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    ends.extend((!is_ignored(libc::SIGHUP)).then(SignalKind::hangup));
+    let mut signals = ends.into_iter().map(signal).collect::<std::io::Result<Vec<_>>>()?;
+    futures_util::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
     Ok(())
 }
 
