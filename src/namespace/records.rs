@@ -203,6 +203,13 @@ impl Records {
         self.note(Fact::Deleted { container: container.clone(), id: id.clone() });
     }
 
+    /// The server has answered the deletion of a file. Only the latest of these are remembered.
+    pub fn settle_deletion(&mut self, container: &ContainerId, id: &FileId) {
+        if let Some(records) = self.containers.get_mut(container) {
+            records.tombstones.settle(id);
+        }
+    }
+
     /// Remembers that a server gave the id of a file that was deleted here to a new one. Returns whether it
     /// did.
     pub fn unbury(&mut self, container: &ContainerId, id: &FileId) -> bool {

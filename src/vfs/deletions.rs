@@ -93,7 +93,10 @@ impl Vfs {
                 }
                 steps::step();
                 let deleted = self.client.delete_file(container, &id).await.map_err(Error::from);
-                let error = deleted.err().filter(|error| !error.is_gone())?;
+                let Some(error) = deleted.err().filter(|error| !error.is_gone()) else {
+                    self.state().records.settle_deletion(container, &id);
+                    return None;
+                };
                 tracing::warn!(%error, "a version that is not wanted any more could not be deleted yet");
                 Some(id)
             })

@@ -76,7 +76,9 @@ impl Vfs {
                     unwanted.give_up();
                     return Err(self.noticed(&container, error));
                 }
-                self.state().records.bury(&container, id);
+                let mut state = self.state();
+                state.records.bury(&container, id);
+                state.records.settle_deletion(&container, id);
             }
             unwanted.give_up();
         }
