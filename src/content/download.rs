@@ -132,6 +132,14 @@ impl Body {
         }
     }
 
+    /// Whether the rest of it will not come.
+    pub fn has_failed(&self) -> bool {
+        match &self.0 {
+            Source::Memory(_) | Source::Disk(..) => false,
+            Source::Flight(flight) => matches!(flight.progress.borrow().ended, Some(Err(_))),
+        }
+    }
+
     /// Reads without waiting; `None` if bytes of the range are still on their way.
     pub fn try_read(&self, offset: u64, size: usize) -> Option<Result<Bytes, Error>> {
         match &self.0 {

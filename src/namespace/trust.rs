@@ -17,6 +17,8 @@ pub struct Trust {
     pub handed_out: bool,
     /// Those that were handed out, if the server may have others by now.
     pub doubt: Option<Doubt>,
+    /// The length that the kernel was told, if the first bytes came with a lesser one.
+    pub promised: Option<u64>,
     /// The server has others: this is for those who have it open.
     pub past: bool,
 }
@@ -45,6 +47,13 @@ impl FileNode {
     pub fn is_for_good(&self) -> bool {
         let is_users = self.server.as_ref().is_none_or(|server| server.source == "user");
         is_users || self.size_is_ours || self.trust.past
+    }
+
+    /// Whether the kernel may expect bytes behind the end at `offset`. What is answered there it takes for
+    /// the end, and shows zeros up to it.
+    pub fn is_missing(&self, offset: u64) -> bool {
+        let (Some(promised), Some((len, _))) = (self.trust.promised, self.size) else { return false };
+        len < offset && offset < promised
     }
 }
 

@@ -115,6 +115,7 @@ impl From<download::Error> for Error {
         match error {
             download::Error::Api(error) => error.into(),
             endless @ download::Error::Endless(_) => Self::told(libc::EFBIG, endless.to_string()),
+            changed @ download::Error::Changed => Self::told(libc::ESTALE, changed.to_string()),
             other => Self::told(libc::EIO, other.to_string()),
         }
     }

@@ -24,8 +24,17 @@ pub(super) struct Handle {
     opener: u32,
     /// Threads that wrote through it.
     writers: Mutex<HashSet<u32>>,
-    /// The version that is being read.
-    pub(super) body: Mutex<Option<(FileId, Arc<Body>)>>,
+    /// What is read through it.
+    pub(super) reading: Mutex<Option<Reading>>,
+}
+
+/// A version that is being read.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) id: FileId,
+    pub(super) body: Arc<Body>,
+    /// No other bytes of the inode were handed out before.
+    pub(super) is_first: bool,
 }
 
 impl Handle {
@@ -37,8 +46,8 @@ impl Handle {
         }
     }
 
-    pub(super) fn body(&self) -> Option<(FileId, Arc<Body>)> {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn reading(&self) -> Option<Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -180,7 +189,7 @@ impl Vfs {
         state.next_handle += 1;
         // Only a writer's close has to know whose it is.
         let opener = if writable { descriptors::process_of(thread) } else { 0 };
-        let handle = Handle { ino, writable, opener, writers: Mutex::default(), body: Mutex::default() };
+        let handle = Handle { ino, writable, opener, writers: Mutex::default(), reading: Mutex::default() };
         state.handles.insert(number, Arc::new(handle));
         if let Some(node) = state.tree.get_mut(ino) {
             node.handles += 1;
@@ -211,11 +220,11 @@ impl Vfs {
         };
         // Neither here nor there: that is no empty file.
         let server = server.ok_or_else(|| Error::quiet(libc::ESTALE))?;
-        let (body, is_first) = match handle.body() {
-            Some((id, body)) if id == server.id => (body, false),
-            _ => self.body_for(&handle, &container, &server)?,
+        let reading = match handle.reading() {
+            Some(reading) if reading.id == server.id => reading,
+            _ => self.begin_to_read(&handle, &container, &server)?,
         };
-        let read = body.read(offset, size).await;
+        let read = reading.body.read(offset, size).await;
         if let Err(error) = &read {
             // The next read asks again.
             self.lost_track(&handle, matches!(error, download::Error::Changed));
@@ -223,13 +232,13 @@ impl Vfs {
         let bytes = read
             .map_err(|error| self.noticed(&container, error.into()).on_open_handle())
             .inspect_err(|error| self.read_just_now.remember(number, asked, error))?;
-        self.check_length(&handle, &server.id, is_first).await?;
+        self.check_length(handle.ino, &reading, offset).await?;
         Ok(bytes)
     }
 
     /// The same from memory or the local disk; `None` if bytes are still on their way.
     pub fn read_now(&self, handle: u64, offset: u64, size: usize) -> Option<Result<Bytes>> {
-        let (handle, writer, current) = {
+        let (handle, writer, current, is_missing) = {
             let state = self.state();
             let Some(handle) = state.handles.get(&handle).cloned() else {
                 return Some(Err(Error::quiet(libc::EBADF)));
@@ -237,16 +246,17 @@ impl Vfs {
             let writer = state.writers.get(&handle.ino).cloned();
             let current = state.tree.get(handle.ino).filter(|node| node.linked);
             let current = current.and_then(|node| node.file()?.id().cloned());
-            (handle, writer, current)
+            let is_missing = state.tree.file(handle.ino).is_some_and(|file| file.is_missing(offset));
+            (handle, writer, current, is_missing)
         };
         if let Some(result) = writer.and_then(|writer| writer.read(offset, size)) {
             return Some(result.map(Bytes::from).map_err(Error::from));
         }
-        let (id, body) = handle.body()?;
-        if current.is_some_and(|current| current != id) {
+        let reading = handle.reading()?;
+        if is_missing || current.is_some_and(|current| current != reading.id) {
             return None;
         }
-        match body.try_read(offset, size)? {
+        match reading.body.try_read(offset, size)? {
             Ok(bytes) => Some(Ok(bytes)),
             // Told by the path that may try again.
             Err(_) => None,

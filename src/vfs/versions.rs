@@ -12,7 +12,7 @@ use crate::api::{self, ContainerId};
 use crate::content::{Body, Key};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::trust::Doubt;
-use crate::vfs::file::Handle;
+use crate::vfs::file::{Handle, Reading};
 use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 
 /// Bytes of a file up to which it is fetched whole to be compared with what it was.
@@ -34,9 +34,10 @@ impl Vfs {
     /// The bytes that were handed out may not be the server's any more. Who has them open keeps them.
     fn doubt(&self, state: &mut State, ino: Ino) {
         let Some((container, server)) = state.version(ino) else { return };
-        for handle in state.handles.values().filter(|handle| handle.ino == ino && handle.body().is_none()) {
+        for handle in state.handles.values().filter(|handle| handle.ino == ino && handle.reading().is_none())
+        {
             if let Some(body) = self.downloads.present(&container, &server) {
-                handle.reads(&server.id, Arc::new(body));
+                handle.reads(Reading { id: server.id.clone(), body: Arc::new(body), is_first: false });
             }
         }
         let sum = self.downloads.cache().remove(&Key::new(&container, &server));
@@ -81,12 +82,17 @@ impl Vfs {
     /// Somebody opens a file. Returns whether the kernel's pages of it are right.
     ///
     /// # Errors
-    /// `ESTALE`: they are not, and somebody reads them. The kernel looks again and finds another inode.
+    /// `ESTALE`: they are not, and somebody reads them, or they are of a version that cannot be had any more.
+    /// The kernel looks again and finds another inode.
     pub(super) fn reopen(&self, state: &mut State, ino: Ino) -> Result<bool> {
         let asked = state.tree.file(ino).and_then(|file| file.trust.asked);
         self.distrust_old_content(state, ino);
         let Some((container, server)) = state.version(ino) else { return Ok(true) };
         let is_open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
+        let is_past = state.tree.file(ino).is_some_and(|file| file.trust.past);
+        if is_past && state.read_by_others(ino, &server.id).is_none() {
+            return Err(Error::quiet(libc::ESTALE));
+        }
         let Some(file) = state.tree.file_mut(ino).filter(|file| !file.is_for_good()) else { return Ok(true) };
         if file.held {
             return Ok(asked.is_none() || asked == file.trust.asked);
@@ -120,66 +126,74 @@ impl Vfs {
     }
 
     /// The bytes that `handle` reads, asked for if need be: those that others read who have the same inode
-    /// open. Also returns whether these are the first of the inode.
-    pub(super) fn body_for(
+    /// open.
+    ///
+    /// # Errors
+    /// `ESTALE` if they are of a version that cannot be had any more.
+    pub(super) fn begin_to_read(
         self: &Arc<Self>,
         handle: &Handle,
         container: &ContainerId,
         server: &api::File,
-    ) -> Result<(Arc<Body>, bool)> {
+    ) -> Result<Reading> {
         let mut guard = self.state();
         let state = &mut *guard;
         let file = state.tree.file_mut(handle.ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
         file.trust.asked.get_or_insert_with(Instant::now);
         let (is_past, is_for_good) = (file.trust.past, file.is_for_good() && !file.trust.past);
         let is_first = !std::mem::replace(&mut file.trust.handed_out, true);
-        if !is_for_good {
-            let others = state.handles.values().filter(|other| other.ino == handle.ino);
-            let shared = others.filter_map(|other| other.body()).find(|(id, _)| *id == server.id);
-            if let Some((id, body)) = shared {
-                handle.reads(&id, body.clone());
-                return Ok((body, is_first));
-            }
-        }
+        let shared = if is_for_good { None } else { state.read_by_others(handle.ino, &server.id) };
         drop(guard);
-        if is_past {
-            return Err(Error::quiet(libc::ESTALE));
-        }
-        let body = Arc::new(self.downloads.fetch(container, server));
-        handle.reads(&server.id, body.clone());
-        Ok((body, is_first))
+        let reading = match shared {
+            Some(reading) => reading,
+            None if is_past => return Err(Error::quiet(libc::ESTALE)),
+            None => {
+                let body = Arc::new(self.downloads.fetch(container, server));
+                Reading { id: server.id.clone(), body, is_first }
+            }
+        };
+        handle.reads(reading.clone());
+        Ok(reading)
     }
 
-    /// Bytes have come whose length is known by now. What the kernel thinks of it is put right before it has
-    /// them.
+    /// Bytes at `offset` have come, and with them the length. What the kernel thinks of it is put right before
+    /// it has them.
     ///
     /// # Errors
-    /// `ESTALE` if they are not what was handed out before.
-    pub(super) async fn check_length(&self, handle: &Handle, id: &api::FileId, is_first: bool) -> Result<()> {
-        let Some((_, body)) = handle.body() else { return Ok(()) };
-        let Some(len) = body.known_len() else { return Ok(()) };
+    /// `ESTALE` if they are not what was handed out before, or if there were to be bytes at `offset`, and are
+    /// none.
+    pub(super) async fn check_length(&self, ino: Ino, reading: &Reading, offset: u64) -> Result<()> {
+        let Some(len) = reading.body.known_len() else { return Ok(()) };
+        let changed = || Error::told(libc::ESTALE, "the file changed on the server while it was read");
         {
             let mut state = self.state();
-            let Some(file) = state.tree.file_mut(handle.ino).filter(|file| file.id() == Some(id)) else {
+            let Some(file) = state.tree.file_mut(ino).filter(|file| file.id() == Some(&reading.id)) else {
                 return Ok(());
             };
             let before = file.size.map(|(before, _)| before);
-            if before == Some(len) || file.trust.past {
+            if before != Some(len) && !file.trust.past {
+                if before.is_some() && !reading.is_first && !file.is_for_good() {
+                    file.trust.doubt.get_or_insert(Doubt { len: before, sum: None });
+                    return Err(changed());
+                }
+                file.size = Some((len, Instant::now()));
+                file.trust.promised = before.filter(|before| *before > len);
+            }
+            if file.is_missing(offset) {
+                return Err(changed());
+            }
+            // What is missing at the end the kernel takes for the end; not so if it is invalidated meanwhile.
+            if before == Some(len) || file.trust.past || file.trust.promised.is_some() {
                 return Ok(());
             }
-            if before.is_some() && !is_first && !file.is_for_good() {
-                file.trust.doubt.get_or_insert(Doubt { len: before, sum: None });
-                return Err(Error::told(libc::ESTALE, "the file changed on the server while it was read"));
-            }
-            file.size = Some((len, Instant::now()));
         }
-        self.invalidate_now(Invalidation::Attributes(handle.ino)).await;
+        self.invalidate_now(Invalidation::Attributes(ino)).await;
         Ok(())
     }
 
     /// A read has failed: what is asked for next may be another version, or is known to be.
     pub(super) fn lost_track(&self, handle: &Handle, is_another: bool) {
-        handle.forget_body();
+        handle.forget_what_is_read();
         let mut state = self.state();
         let Some(file) = state.tree.file_mut(handle.ino).filter(|file| !file.is_for_good()) else { return };
         let len = file.size.map(|(len, _)| len);
@@ -191,6 +205,12 @@ impl Vfs {
 }
 
 impl State {
+    /// What those read who have `ino` open, if it is of version `id` and whole or on its way.
+    fn read_by_others(&self, ino: Ino, id: &api::FileId) -> Option<Reading> {
+        let handles = self.handles.values().filter(|handle| handle.ino == ino);
+        handles.filter_map(|handle| handle.reading()).find(|read| read.id == *id && !read.body.has_failed())
+    }
+
     /// The version on the server that a file shows.
     fn version(&self, ino: Ino) -> Option<(ContainerId, Arc<api::File>)> {
         let file = self.tree.file(ino)?;
@@ -199,11 +219,11 @@ impl State {
 }
 
 impl Handle {
-    fn reads(&self, id: &api::FileId, body: Arc<Body>) {
-        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.clone(), body));
+    fn reads(&self, reading: Reading) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
-    fn forget_body(&self) {
-        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn forget_what_is_read(&self) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -151,3 +151,28 @@ fn what_has_grown_since_its_length_was_asked_for_is_read_to_its_end() {
         assert!(is_read(&mount, &noise(LARGE)));
     });
 }
+
+#[test]
+fn what_has_shrunk_since_its_length_was_asked_for_is_read_without_a_zero_at_its_end() {
+    on_openai(|env| {
+        for (old, new) in [(3 << 20, 1000), (3 << 20, 2 << 20), (3 << 20, (2 << 20) + 5)] {
+            let (id, file) = written(env, &noise(old));
+            let mount = env.mount(&["--ttl", "1h", "--content-ttl", "1h", "--no-prefetch"]);
+            assert_eq!(fs::metadata(mount.path("c/f")).unwrap().len(), old as u64);
+            idle(env, &mount);
+            env.store().rewrite_model_file(&id, &file, &noise(new));
+            // The last bytes are asked for first, or the first, or those at the new end.
+            let open = File::open(mount.path("c/f")).unwrap();
+            for at in [old - 1, old - 100, new - 50, 0] {
+                let mut read = vec![0xff; old - at];
+                let Ok(len) = open.read_at(&mut read, at as u64) else { continue };
+                let there = &noise(new)[at.min(new)..];
+                assert!(there.starts_with(&read[..len]), "{old} are {new}: {len} bytes at {at}");
+            }
+            assert!(is_read(&mount, &noise(new)), "{old} bytes are {new}");
+            assert_eq!(mount.sh("c", "cat f | wc -c").trim(), new.to_string());
+            drop((open, mount));
+            env.store().delete_container(&id);
+        }
+    });
+}
