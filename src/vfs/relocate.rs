@@ -71,8 +71,10 @@ impl Vfs {
     /// The first one's; what had been sent is deleted again.
     pub(super) async fn relocate(self: &Arc<Self>, journey: Journey) -> Result<Arrived> {
         let mut rename = self.rename_intent(&journey);
+        let mut tried: HashMap<FileId, Vec<FileId>> = HashMap::new();
         let (noted, found) = match journey.begun {
             Some(begun) => {
+                tried.extend(begun.rename.moves.iter().map(|step| (step.id.clone(), step.known.clone())));
                 // What was known before the first of its POSTs, not what is now.
                 let newer = rename.moves.into_iter().filter(|step| !begun.sent.contains_key(&step.id));
                 let newer: Vec<Move> =
@@ -87,14 +89,14 @@ impl Vfs {
         let outcomes: Vec<Result<Moved>> = futures_util::stream::iter(journey.legs.clone())
             .map(|leg| {
                 let (failed, noted, container, found) = (&failed, &noted, &journey.container, &found);
-                let replaces = journey.replaces.as_slice();
+                let (replaces, tried) = (journey.replaces.as_slice(), tried.get(&leg.old.id));
                 async move {
                     if failed.load(Ordering::Acquire) {
                         return None;
                     }
                     let moved = match found.get(&leg.old.id) {
                         Some(file) => Ok(Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0))),
-                        None => self.send_copy(container, &leg, replaces, noted).await,
+                        None => self.send_copy(container, &leg, replaces, tried, noted).await,
                     };
                     failed.fetch_or(moved.is_err(), Ordering::AcqRel);
                     Some(moved)
@@ -153,12 +155,14 @@ impl Vfs {
         }
     }
 
-    /// Sends the bytes of a version again, under a new name.
+    /// Sends the bytes of a version again, under a new name. A mount that died may have done so, when the
+    /// name had the versions `tried`.
     async fn send_copy(
         self: &Arc<Self>,
         container: &ContainerId,
         leg: &Leg,
         replaces: &[FileId],
+        tried: Option<&Vec<FileId>>,
         noted: &Noted,
     ) -> Result<Moved> {
         let staging = noted.stage()?;
@@ -170,6 +174,11 @@ impl Vfs {
                 found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
                 self.state().records.bury(container, &found.file.id);
                 self.delete_version(container, &found.file.id).await;
+            }
+            // After that look: the list was fetched for this rename, and shows nothing of it.
+            if let Some(known) = tried {
+                let known = known.iter().cloned().collect();
+                self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known, attr::now()));
             }
             let filename = self.filename(container, &leg.to).await?;
             let known = {

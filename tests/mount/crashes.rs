@@ -141,6 +141,32 @@ fn a_post_that_lands_after_a_later_mount_has_sent_it_again_is_found_by_any_after
 }
 
 #[test]
+fn a_post_of_a_rename_that_lands_after_a_later_mount_has_renamed_again_is_found_too() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "old", b"precious");
+        let mut mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/old")).unwrap(), b"precious");
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangBefore));
+        thread::scope(|scope| {
+            scope.spawn(|| fs::rename(mount.dir.join("c/old"), mount.dir.join("c/new")));
+            wait_until("the POST is under way", || env.count(Upload) == 1);
+            let pid = nix::unistd::Pid::from_raw(mount.pid());
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+        });
+        mount.kill();
+        drop(mount);
+        assert_eq!(env.mount(&[]).unmount(env), (0, 0));
+        assert_eq!((env.versions(&id, "new").len(), env.versions(&id, "old").len()), (1, 0));
+        env.store().put_upload(&id, "new", b"precious");
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["new"]);
+        wait_until("it is gone", || env.versions(&id, "new").len() == 1);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
 fn what_is_made_an_hour_after_a_lost_post_is_somebody_elses() {
     on_openai(|env| {
         let id = env.container("c");
