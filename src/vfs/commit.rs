@@ -235,7 +235,15 @@ impl Vfs {
         }
         let (uploaded, _announced) = match self.already_there(ino, writer, to, frozen).await? {
             Some(file) => (file, None),
-            None => self.post(ino, writer, to, frozen).await?,
+            None => match self.post(ino, writer, to, frozen).await {
+                // Undone, a rename that has happened would leave nothing under the real name, where a server
+                // replaces by name.
+                Err(error) if writer.inner().placing.is_some() => {
+                    let found = self.already_there(ino, writer, to, frozen).await;
+                    (found.ok().flatten().ok_or(error)?, None)
+                }
+                posted => posted?,
+            },
         };
         let uploaded = Arc::new(as_uploaded(uploaded, frozen.len));
         let key = Key::new(&to.container, &uploaded);

@@ -343,12 +343,16 @@ impl State {
         servers.filter(|file| names::shown_path(file).join("/") == path).map(|file| file.id.clone()).collect()
     }
 
-    /// Whether a path has bytes here that the server doesn't have.
+    /// Whether a path has bytes here that the server doesn't have, or is about to get them.
     fn is_unsent(&self, container: &ContainerId, path: &str) -> bool {
         let Some(&container) = self.tree.containers.get(container) else { return true };
         self.writers.iter().any(|(ino, writer)| {
             let inside = self.tree.file(*ino).is_some_and(|file| file.container == container);
-            inside && writer.inner().is_dirty() && self.tree.path(*ino) == path
+            let inner = writer.inner();
+            let placed = || inner.placing.as_ref().map(|place| self.tree.path_in(place.to, &place.name));
+            inside
+                && inner.is_dirty()
+                && (self.tree.path(*ino) == path || placed().is_some_and(|placed| placed == path))
         })
     }
 }

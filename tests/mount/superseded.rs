@@ -84,7 +84,7 @@ fn a_scratch_file_that_cannot_be_uploaded_is_not_renamed() {
         let id = env.container("c");
         let mount = env.mount(&["--ttl", "100ms"]);
         for temporary in [".goutputstream-A1B2C3", "sedAbCdEf"] {
-            for fault in [status(400), status(503), Fault::ResetAfter] {
+            for fault in [status(400), status(503)] {
                 let told = format!("{temporary}, {fault:?}");
                 assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
                 assert_eq!(save(&mount.path("c").join(temporary), told.as_bytes()), Ok(()));
@@ -103,6 +103,27 @@ fn a_scratch_file_that_cannot_be_uploaded_is_not_renamed() {
                 assert_eq!(mount.names("c"), ["f"], "{told}");
                 assert_eq!(env.bytes_on_server(&id, "f"), told.as_bytes());
             }
+        }
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn a_rename_whose_upload_has_no_answer_has_happened_if_the_list_shows_it() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        for temporary in [".goutputstream-A1B2C3", "sedAbCdEf"] {
+            assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
+            assert_eq!(save(&mount.path("c").join(temporary), temporary.as_bytes()), Ok(()));
+            let posts = env.count(Upload);
+            env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+            fs::rename(mount.path("c").join(temporary), mount.path("c/f")).unwrap();
+            assert_eq!(env.count(Upload), posts + 1, "{temporary}: sent once");
+            assert_eq!(mount.names("c"), ["f"], "{temporary}");
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), temporary.as_bytes());
+            assert_eq!(env.bytes_on_server(&id, "f"), temporary.as_bytes());
         }
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.store().files(&id).len(), 1);
