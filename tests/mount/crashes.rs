@@ -235,7 +235,8 @@ fn what_is_set_on_an_unsent_file_after_its_close_outlives_a_crash() {
         };
         let before = shown(&mount);
         assert_eq!((before.0, before.1), (1_234_567_890, 0o640));
-        wait_until("it is written down", || String::from_utf8_lossy(&env.traces()).contains("\"mode\": 416"));
+        let is_written_down = || env.notes().iter().any(|note| note.contains("\"mode\": 416"));
+        wait_until("it is written down", is_written_down);
         mount.kill();
         drop(mount);
         let mount = env.mount(&flags);

@@ -228,19 +228,28 @@ impl Env {
 
     /// Everything in the state directory and the logs, for secrets to be looked for.
     pub(crate) fn traces(&self) -> Vec<u8> {
-        let mut traces = Vec::new();
+        let mut traces = fs::read(self.dir.path().join("log")).unwrap_or_default();
+        self.kept_files().into_iter().for_each(|file| traces.extend(fs::read(file).unwrap_or_default()));
+        traces
+    }
+
+    /// What the journal says beside the bytes that it keeps.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let is_note = |file: &PathBuf| file.file_name().is_some_and(|name| name == "meta.json");
+        let notes = self.kept_files().into_iter().filter(is_note);
+        notes.filter_map(|note| fs::read_to_string(note).ok()).collect()
+    }
+
+    fn kept_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
         let mut directories = vec![self.dir.path().join("state"), self.dir.path().join("cache")];
-        traces.extend(fs::read(self.dir.path().join("log")).unwrap_or_default());
         while let Some(directory) = directories.pop() {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                if entry.file_type().unwrap().is_dir() {
-                    directories.push(entry.path());
-                } else {
-                    traces.extend(fs::read(entry.path()).unwrap_or_default());
-                }
+                let is_dir = entry.file_type().unwrap().is_dir();
+                if is_dir { &mut directories } else { &mut files }.push(entry.path());
             }
         }
-        traces
+        files
     }
 }
 
