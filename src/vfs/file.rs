@@ -20,6 +20,8 @@ const WRITERS_REMEMBERED: usize = 64;
 pub(super) struct Handle {
     pub(super) ino: Ino,
     pub(super) writable: bool,
+    /// Reads past the kernel's pages.
+    pub(super) is_direct: bool,
     /// The process that opened it.
     opener: u32,
     /// Threads that wrote through it.
@@ -51,6 +53,10 @@ impl Handle {
     }
 }
 
+fn is_writable(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
 /// An open file.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
@@ -66,7 +72,7 @@ impl Vfs {
     /// # Errors
     /// `EISDIR`, `EROFS`, `EPERM` with `--no-overwrite`, `ESTALE` if it is gone.
     pub fn open_file(self: &Arc<Self>, ino: Ino, flags: i32, thread: u32) -> Result<Opened> {
-        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let writable = is_writable(flags);
         let truncate = writable && flags & libc::O_TRUNC != 0;
         if writable {
             self.check_writable()?;
@@ -109,7 +115,7 @@ impl Vfs {
                     .tree
                     .file(ino)
                     .is_some_and(|f| f.server.is_some() && f.size.is_some_and(|s| s.0 == 0));
-                let replaced = writer.start_empty(staging, was_empty);
+                let replaced = writer.start_empty(staging, was_empty, Some(state.next_handle));
                 if let Some(old) = replaced {
                     old.discard();
                 }
@@ -121,7 +127,7 @@ impl Vfs {
         if !writable {
             self.look_ahead(state, ino);
         }
-        let handle = self.add_handle(state, ino, writable, thread);
+        let handle = self.add_handle(state, ino, flags, thread);
         drop(guard);
         if let Some(staging) = unfinished {
             self.note_unfinished(ino, &staging)?;
@@ -151,7 +157,7 @@ impl Vfs {
         let (ino, opened) = match existing {
             Some(_) if flags & libc::O_EXCL != 0 => return Err(Error::quiet(libc::EEXIST)),
             Some(ino) => (ino, self.open_file(ino, flags, maker.thread)?),
-            None => self.create_new(parent, name, maker)?,
+            None => self.create_new(parent, name, flags, maker)?,
         };
         let mut state = self.state();
         if let Some(node) = state.tree.get_mut(ino) {
@@ -161,7 +167,13 @@ impl Vfs {
         Ok((self.entry_of(&state, ino, node), opened))
     }
 
-    fn create_new(self: &Arc<Self>, parent: Ino, name: &str, maker: Maker) -> Result<(Ino, Opened)> {
+    fn create_new(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &str,
+        flags: i32,
+        maker: Maker,
+    ) -> Result<(Ino, Opened)> {
         self.state().place_in(parent, name)?;
         let staging = Arc::new(self.journal.stage()?);
         let unfinished = staging.clone();
@@ -177,19 +189,23 @@ impl Vfs {
         let path = state.tree.path(ino);
         writer.inner().replaces.extend(state.take_shelved(container, &path));
         state.writers.insert(ino, writer);
-        let handle = self.add_handle(state, ino, true, maker.thread);
+        // Made, it is saved, whatever it was opened for.
+        let handle = self.add_handle(state, ino, flags & !libc::O_ACCMODE | libc::O_RDWR, maker.thread);
         self.makes_file(state, parent);
         drop(guard);
         self.note_unfinished(ino, &unfinished)?;
         Ok((ino, Opened { handle, keep_cache: true }))
     }
 
-    fn add_handle(&self, state: &mut super::State, ino: Ino, writable: bool, thread: u32) -> u64 {
+    fn add_handle(&self, state: &mut super::State, ino: Ino, flags: i32, thread: u32) -> u64 {
         let number = state.next_handle;
         state.next_handle += 1;
+        let writable = is_writable(flags);
         // Only a writer's close has to know whose it is.
         let opener = if writable { descriptors::process_of(thread) } else { 0 };
-        let handle = Handle { ino, writable, opener, writers: Mutex::default(), reading: Mutex::default() };
+        let (writers, reading) = Default::default();
+        let is_direct = flags & libc::O_DIRECT != 0;
+        let handle = Handle { ino, writable, is_direct, opener, writers, reading };
         state.handles.insert(number, Arc::new(handle));
         if let Some(node) = state.tree.get_mut(ino) {
             node.handles += 1;
@@ -238,6 +254,7 @@ impl Vfs {
 
     /// The same from memory or the local disk; `None` if bytes are still on their way.
     pub fn read_now(&self, handle: u64, offset: u64, size: usize) -> Option<Result<Bytes>> {
+        let number = handle;
         let (handle, writer, current, is_missing) = {
             let state = self.state();
             let Some(handle) = state.handles.get(&handle).cloned() else {
@@ -249,7 +266,7 @@ impl Vfs {
             let is_missing = state.tree.file(handle.ino).is_some_and(|file| file.is_missing(offset));
             (handle, writer, current, is_missing)
         };
-        if let Some(result) = writer.and_then(|writer| writer.read(offset, size)) {
+        if let Some(result) = writer.and_then(|writer| writer.read((number, &handle), offset, size)) {
             return Some(result.map(Bytes::from).map_err(Error::from));
         }
         let reading = handle.reading()?;
@@ -319,11 +336,15 @@ impl Vfs {
         }
     }
 
-    fn dirty_handle(&self, handle: u64) -> Result<Option<(Ino, Arc<Handle>)>> {
+    fn dirty_handle(&self, number: u64) -> Result<Option<(Ino, Arc<Handle>)>> {
         let state = self.state();
-        let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
-        let dirty =
-            handle.writable && state.writers.get(&handle.ino).is_some_and(|writer| writer.inner().is_dirty());
+        let handle = state.handles.get(&number).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
+        let dirty = handle.writable
+            && state.writers.get(&handle.ino).is_some_and(|writer| {
+                let mut inner = writer.inner();
+                inner.is_called_through(number);
+                inner.is_dirty()
+            });
         Ok(dirty.then_some((handle.ino, handle)))
     }
 

@@ -15,6 +15,7 @@ mod descriptors;
 mod directory;
 mod discard;
 mod drain;
+mod emptied;
 pub mod error;
 mod file;
 mod freshness;

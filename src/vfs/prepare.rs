@@ -55,9 +55,15 @@ impl Vfs {
             len = copied.inspect_err(|_| staging.discard()).map_err(Error::on_open_handle)?;
         }
         let mut inner = writer.inner();
-        inner.staging = Some(Arc::new(staging));
-        inner.len = len;
-        drop(inner);
+        if inner.staging.is_none() {
+            inner.staging = Some(Arc::new(staging));
+            inner.len = len;
+            drop(inner);
+        } else {
+            // Emptied meanwhile.
+            drop(inner);
+            staging.discard();
+        }
         Ok(writer.clone())
     }
 

@@ -12,6 +12,7 @@ use crate::api::{self, FileId};
 use crate::journal::Staging;
 use crate::journal::stage::Sent;
 use crate::namespace::inode::Ino;
+use crate::vfs::emptied::Emptied;
 use crate::vfs::placing::Place;
 use crate::vfs::{Error, Result, State, Vfs, attr};
 
@@ -71,6 +72,8 @@ pub(super) struct Inner {
     pub(super) renamed_from: Option<String>,
     /// With `--write-back`: when the upload begins.
     pub(super) due: Option<Instant>,
+    /// What was there before a call that may not have come back.
+    pub(super) emptied: Option<Emptied>,
 }
 
 impl Inner {
@@ -250,6 +253,7 @@ impl Writer {
                 replaces: Vec::new(),
                 renamed_from: None,
                 due: None,
+                emptied: None,
             }),
             prepare: tokio::sync::Mutex::new(()),
             travelling: Arc::default(),
@@ -286,12 +290,6 @@ impl Writer {
         inner.staging.as_ref().map(|_| inner.len)
     }
 
-    /// Reads; `None` if the bytes are not here yet.
-    pub(super) fn read(&self, offset: u64, size: usize) -> Option<std::io::Result<Vec<u8>>> {
-        let staging = self.inner().staging.clone()?;
-        Some(staging.read_at(offset, size))
-    }
-
     /// Writes; `None` if the bytes are not here yet or are frozen.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Option<std::io::Result<()>> {
         let mut inner = self.inner();
@@ -299,6 +297,7 @@ impl Writer {
             return None;
         }
         let staging = inner.staging.clone()?;
+        inner.emptied = None;
         let written = staging.write_at(bytes, offset);
         if written.is_ok() {
             inner.len = inner.len.max(offset + bytes.len() as u64);
@@ -309,9 +308,15 @@ impl Writer {
 
     /// Begins anew with an empty file, which is a change unless the server's is empty too. Returns the
     /// staging file that is no longer needed.
-    pub(super) fn start_empty(&self, staging: Arc<Staging>, was_empty: bool) -> Option<Arc<Staging>> {
+    pub(super) fn start_empty(
+        &self,
+        staging: Arc<Staging>,
+        was_empty: bool,
+        by: Option<u64>,
+    ) -> Option<Arc<Staging>> {
         let mut inner = self.inner();
         let clean_and_empty = was_empty && !inner.is_dirty();
+        inner.emptied = Some(Emptied::new(by, inner.staging.clone(), inner.emptied.take()));
         let old = inner.put(staging);
         inner.len = 0;
         if !clean_and_empty {
@@ -327,6 +332,7 @@ impl Writer {
             return None;
         }
         let staging = inner.staging.clone()?;
+        inner.emptied = None;
         let done = staging.set_len(len);
         if done.is_ok() {
             inner.len = len;
@@ -557,11 +563,15 @@ impl Vfs {
         if present == Some(size) {
             return Ok(());
         }
-        loop {
+        if size == 0 {
+            self.empty(ino, handle)?;
+        } else {
             // Of a version that is not here only what stays is fetched, so its length tells nothing now.
-            if let Some(done) = self.prepare(ino, size).await?.set_len(size) {
-                done?;
-                break;
+            loop {
+                if let Some(done) = self.prepare(ino, size).await?.set_len(size) {
+                    done?;
+                    break;
+                }
             }
         }
         self.state().touched(ino);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use containerfs::emulator::{Fault, Kind, Profile, ReplaceByName};
+use containerfs::emulator::{Fault, FaultRule, Kind, Profile, ReplaceByName};
 
 use crate::reference::Bytes;
 use crate::world::World;
@@ -122,4 +122,49 @@ fn a_version_that_is_no_more_is_read_by_who_has_it_and_written_by_nobody() {
     world.open_by(ino, libc::O_RDONLY).unwrap();
     let refused = world.open_by(ino, libc::O_WRONLY | libc::O_TRUNC).unwrap_err();
     assert_eq!(refused.errno, libc::ESTALE, "the kernel looks the name up again");
+}
+
+#[test]
+fn what_was_asked_for_before_the_file_was_emptied_is_what_was_there_before() {
+    let mut world = World::new(Profile::Openai, |_| (), None);
+    let read = |world: &World, handle| world.read_through(handle).unwrap();
+    for before in ["on the server", "here"] {
+        world.save("f", &Bytes(b"old".to_vec())).unwrap();
+        let (ino, reader) = world.open("f").unwrap();
+        if before == "here" {
+            world.hold("f", &Bytes(b"new".to_vec())).unwrap();
+        }
+        let old = read(&world, reader);
+        let emptied = world.open_by(ino, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        assert_eq!(read(&world, reader), old, "{before}: the open has not come back");
+        let again = world.open_by(ino, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        world.close(emptied).unwrap();
+        assert_eq!(read(&world, reader), old, "{before}: the other one has not");
+        world.close(again).unwrap();
+        assert_eq!(read(&world, reader), b"", "{before}");
+        if before == "here" {
+            world.close_held().unwrap();
+        }
+        world.close(reader).unwrap();
+    }
+}
+
+#[test]
+fn what_is_emptied_while_its_bytes_are_fetched_is_empty() {
+    let world = World::new(Profile::Openai, |_| (), None);
+    world.emulator.store().put_upload(&world.container, "f", b"0123456789");
+    let (ino, reader) = world.open("f").unwrap();
+    world.inject(FaultRule::once(Kind::Content, Fault::Delay { millis: 300 }));
+    std::thread::scope(|scope| {
+        let append = scope.spawn(|| world.append("f", &Bytes(b"A".to_vec())));
+        let is_asked = || world.emulator.requests().iter().any(|request| request.kind == Kind::Content);
+        while !is_asked() {
+            std::thread::yield_now();
+        }
+        let emptied = world.open_by(ino, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        append.join().unwrap().unwrap();
+        world.close(emptied).unwrap();
+    });
+    assert_eq!(world.read_through(reader).unwrap(), b"\0\0\0\0\0\0\0\0\0\0A");
+    world.close(reader).unwrap();
 }

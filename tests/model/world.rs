@@ -148,6 +148,19 @@ impl World {
         })
     }
 
+    /// The first bytes that a handle has to offer.
+    pub(crate) fn read_through(&self, handle: u64) -> Result<Vec<u8>> {
+        self.run(async |vfs| Ok(vfs.read(handle, 0, 1 << 16).await?.to_vec()))
+    }
+
+    pub(crate) fn close(&self, handle: u64) -> Result<()> {
+        self.run(async |vfs| {
+            let flushed = vfs.flush(handle, 0).await;
+            vfs.release(handle);
+            flushed
+        })
+    }
+
     /// Opens a file as a kernel does that still has its name.
     pub(crate) fn open_by(&self, ino: Ino, flags: i32) -> Result<u64> {
         self.run(async |vfs| Ok(vfs.open_file(ino, flags, 0)?.handle))

@@ -2,9 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::env::{noise, on_both_profiles, on_openai, program_is_missing, save, sha256, wait_until};
 use crate::tools::WRITE_BACK;
@@ -401,5 +405,51 @@ fn who_has_a_file_open_goes_on_reading_what_was_opened() {
         assert_eq!(fs::read(mount.path("c/f.bin")).unwrap(), b"other\n");
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.bytes_on_server(&id, "f.bin"), b"other\n");
+    });
+}
+
+#[test]
+fn who_reads_while_a_file_is_emptied_reads_it_whole_or_empty() {
+    on_openai(|env| {
+        env.container("c");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "1h", "--ttl", "10ms"]);
+        let path = mount.path("c/f");
+        let wrote = AtomicBool::new(false);
+        let is_over = Instant::now() + Duration::from_secs(6);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in (b'a'..=b'z').cycle().take_while(|_| Instant::now() < is_over) {
+                    let by_open = n % 2 == 0;
+                    let options = File::options().write(true).create(true).truncate(by_open).clone();
+                    let mut file = options.open(&path).unwrap();
+                    if !by_open {
+                        file.set_len(0).unwrap();
+                    }
+                    file.write_all(&[n; 64]).unwrap();
+                    wrote.store(true, Ordering::Relaxed);
+                }
+            });
+            // Whose calls come between a read and its answer.
+            scope.spawn(|| {
+                while Instant::now() < is_over {
+                    let _ = fs::metadata(&path);
+                }
+            });
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while Instant::now() < is_over {
+                        let Ok(file) = File::open(&path) else { continue };
+                        // Not from the kernel's pages.
+                        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+                        let mut bytes = [0xff; 100];
+                        let len = file.read_at(&mut bytes, 0).unwrap();
+                        assert!(matches!(len, 0 | 64), "{len} bytes");
+                        assert!(!bytes[..len].contains(&0), "{:?}", &bytes[..len]);
+                    }
+                });
+            }
+        });
+        assert!(wrote.into_inner());
+        drop(mount);
     });
 }
