@@ -16,14 +16,16 @@ use crate::vfs::file::Handle;
 use crate::vfs::writer::{Inner, Writer};
 use crate::vfs::{Result, Vfs};
 
-/// A program comes back within this time.
+/// A program comes back within this time after the answer.
 const COMES_BACK: Duration = Duration::from_secs(10);
 
 /// What was there when a file was emptied.
 pub(super) struct Emptied {
-    /// The handle that the open gets, or of the truncation.
+    /// The handle that the open gets. A truncation has none: calls through its handle may come from a process
+    /// that has the same one, before it is back.
     by: Option<u64>,
-    at: Instant,
+    /// When the call was answered.
+    answered: Option<Instant>,
     /// The bytes that were here; `None` if it was the server's version.
     before: Option<Arc<Staging>>,
 }
@@ -33,12 +35,12 @@ impl Emptied {
     /// still.
     pub(super) fn new(by: Option<u64>, present: Option<Arc<Staging>>, earlier: Option<Self>) -> Self {
         let before = earlier.filter(Self::is_under_way).map_or(present, |earlier| earlier.before);
-        Self { by, at: Instant::now(), before }
+        Self { by, answered: None, before }
     }
 
     /// Whether the program may not have come back yet.
     fn is_under_way(&self) -> bool {
-        self.at.elapsed() < COMES_BACK
+        self.answered.is_none_or(|at| at.elapsed() < COMES_BACK)
     }
 }
 
@@ -64,7 +66,12 @@ impl Writer {
 }
 
 impl Inner {
-    /// A call has come through `handle`: the one before has come back.
+    /// The call that has emptied the file is about to be answered.
+    pub(super) fn is_answered(&mut self) {
+        self.emptied.iter_mut().for_each(|emptied| emptied.answered = Some(Instant::now()));
+    }
+
+    /// A call has come through `handle`: the open that made it has come back.
     pub(super) fn is_called_through(&mut self, handle: u64) {
         self.emptied.take_if(|emptied| emptied.by == Some(handle));
     }
@@ -75,12 +82,14 @@ impl Vfs {
     ///
     /// # Errors
     /// `ENOSPC` of the local disk.
-    pub(super) fn empty(&self, ino: Ino, handle: Option<u64>) -> Result<()> {
+    pub(super) fn empty(&self, ino: Ino) -> Result<()> {
         let staging = Arc::new(self.journal.stage()?);
         let writer = self.state().writer(ino).inspect_err(|_| staging.discard())?;
-        if let Some(old) = writer.start_empty(staging.clone(), false, handle) {
+        if let Some(old) = writer.start_empty(staging.clone(), false, None) {
             old.discard();
         }
-        self.note_unfinished(ino, &staging)
+        let noted = self.note_unfinished(ino, &staging);
+        writer.inner().is_answered();
+        noted
     }
 }

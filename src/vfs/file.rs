@@ -128,9 +128,12 @@ impl Vfs {
             self.look_ahead(state, ino);
         }
         let handle = self.add_handle(state, ino, flags, thread);
+        let writer = state.writers.get(&ino).cloned();
         drop(guard);
         if let Some(staging) = unfinished {
-            self.note_unfinished(ino, &staging)?;
+            let noted = self.note_unfinished(ino, &staging);
+            writer.iter().for_each(|writer| writer.inner().is_answered());
+            noted?;
         }
         Ok(Opened { handle, keep_cache })
     }

@@ -564,7 +564,7 @@ impl Vfs {
             return Ok(());
         }
         if size == 0 {
-            self.empty(ino, handle)?;
+            self.empty(ino)?;
         } else {
             // Of a version that is not here only what stays is fetched, so its length tells nothing now.
             loop {
