@@ -1,6 +1,7 @@
 //! Versions that are not wanted any more: deleted, or named in the journal until they are.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -8,6 +9,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::api::{ContainerId, FileId};
 use crate::journal::{Intent, Noted, steps};
 use crate::vfs::{Error, Result, State, Vfs};
+
+/// A deletion that has failed is tried again behind the first list that comes when this time has passed.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Versions that are still on the server, though nobody is shown them.
 #[derive(Debug)]
@@ -19,6 +23,10 @@ pub(super) struct Unwanted {
     path: Option<String>,
     /// Held while it is tried.
     turn: Arc<Mutex<()>>,
+    /// When it was tried last, in vain.
+    failed: std::sync::Mutex<Option<Instant>>,
+    /// They are gone, or stay.
+    settled: OnceLock<()>,
     /// Says so after a crash; none if the disk did not take it.
     noted: Option<Noted>,
 }
@@ -60,8 +68,8 @@ impl Vfs {
         self.delete(Unwanted::new(container.clone(), vec![id.clone()], None)).await;
     }
 
-    /// Deletes buried versions. Those that cannot be deleted now are, when the mount ends or the next one
-    /// begins.
+    /// Deletes buried versions. Those that cannot be deleted now are later: behind a list, when the mount ends,
+    /// or when the next one begins.
     pub(super) async fn delete(&self, unwanted: impl Into<Arc<Unwanted>>) {
         let unwanted = unwanted.into();
         let turn = unwanted.turn.clone().lock_owned().await;
@@ -77,7 +85,21 @@ impl Vfs {
         self.behind.spawn(async move { vfs.delete_in_turn(unwanted, turn).await });
     }
 
+    /// Tries again what has failed a while ago: a list has come, so the server answers.
+    pub(super) fn delete_again(self: &Arc<Self>, container: &ContainerId) {
+        let state = self.state();
+        let of_container = state.undeleted.iter().filter(|unwanted| unwanted.container == *container);
+        for unwanted in of_container.filter(|unwanted| unwanted.has_failed_a_while_ago()) {
+            let Ok(turn) = unwanted.turn.clone().try_lock_owned() else { continue };
+            let (vfs, unwanted) = (self.clone(), unwanted.clone());
+            self.behind.spawn(async move { vfs.delete_in_turn(unwanted, turn).await });
+        }
+    }
+
     async fn delete_in_turn(&self, unwanted: Arc<Unwanted>, _turn: OwnedMutexGuard<()>) {
+        if unwanted.settled.get().is_some() {
+            return;
+        }
         {
             let mut state = self.state();
             if !state.undeleted.iter().any(|other| Arc::ptr_eq(other, &unwanted)) {
@@ -105,13 +127,16 @@ impl Vfs {
             .filter_map(|id| async { id.filter(|id| self.state().records.is_buried(container, id)) })
             .collect()
             .await;
+        unwanted.fails_now();
         if kept.is_empty() {
+            unwanted.settled.get_or_init(|| ());
             unwanted.give_up();
             self.state().undeleted.retain(|other| !Arc::ptr_eq(other, &unwanted));
         } else if unwanted.noted.is_none() {
             let noted = self.intend_deletion(container, kept);
             let noted = noted.inspect_err(|error| tracing::warn!(%error, "a deletion was not written down"));
             if let Ok(noted) = noted {
+                noted.fails_now();
                 let mut state = self.state();
                 state.undeleted.retain(|other| !Arc::ptr_eq(other, &unwanted));
                 state.undeleted.push(Arc::new(noted));
@@ -151,12 +176,22 @@ impl State {
 
 impl Unwanted {
     fn new(container: ContainerId, ids: Vec<FileId>, noted: Option<Noted>) -> Self {
-        Self { container, ids, path: None, turn: Arc::default(), noted }
+        let (turn, failed, settled) = Default::default();
+        Self { container, ids, path: None, turn, failed, settled, noted }
     }
 
     /// They were unlinked at `path`.
     pub(super) fn unlinked_at(self, path: String) -> Self {
         Self { path: Some(path), ..self }
+    }
+
+    fn fails_now(&self) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn has_failed_a_while_ago(&self) -> bool {
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|at| at.elapsed() >= AGAIN_AFTER)
     }
 
     /// One of the versions stays.

@@ -248,6 +248,7 @@ impl Vfs {
         }
         if let Some(container) = which {
             self.look_for_phantoms(&container);
+            self.delete_again(&container);
             if self.state().lost_posts(&container).next().is_some() {
                 tokio::spawn(self.clone().sweep_lost(container.clone(), started));
             }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use containerfs::emulator::{Fault, FaultRule, Kind};
 use serde_json::Value;
 
 use crate::env::{Env, Mount, is_missing, noise, on_openai, program_is_missing, sha256, wait_until};
@@ -177,6 +178,19 @@ fn settle(env: &Env, mount: &Mount) -> Value {
     status(env, mount)
 }
 
+/// Every version of a file that the server has, and what was asked of each.
+fn history(env: &Env, container: &str, name: &str) -> String {
+    let requests = env.emulator.requests();
+    let of = |id: &str| {
+        let about = requests.iter().filter(|request| request.path.contains(id));
+        about.map(|r| format!("{:?} {} {:?} ago", r.kind, r.status, r.at.elapsed())).collect::<Vec<_>>()
+    };
+    let versions = env.versions(container, name).into_iter();
+    let told: Vec<_> = versions.map(|version| format!("{version:?}: {:?}", of(&version.id))).collect();
+    let log = String::from_utf8_lossy(&env.traces()).lines().take(40).collect::<Vec<_>>().join("\n");
+    format!("{name}: {told:#?}\n{log}")
+}
+
 #[test]
 fn sixty_four_processes_in_one_directory_read_no_wrong_byte_and_leave_nothing_open() {
     if program_is_missing("python3") {
@@ -205,24 +219,74 @@ fn sixty_four_processes_in_one_directory_read_no_wrong_byte_and_leave_nothing_op
             assert_eq!(after.descriptors, idle.descriptors, "{idle:?} {after:?}");
             assert!(after.connections <= before.connections.max(64), "{before:?} {after:?}");
             assert!(after.resident * 5 <= before.resident * 6, "{before:?} {after:?}");
+            let strange: Vec<_> =
+                mount.names("c").into_iter().filter(|name| name.starts_with("ob-")).collect();
+            let strange = strange.iter().find(|name| !own.contains_key(*name));
+            assert!(strange.is_none(), "{strange:?}: {}", history(env, &id, &strange.unwrap()[..6]));
             for (name, (seed, lines)) in &own {
                 assert!(fs::read(mount.path("c").join(name)).unwrap() == content(*seed, *lines), "{name}");
             }
             // Threads that are for blocking calls end when they have had nothing to do for ten seconds.
             wait_until("no thread is left over", || held(&mount).threads <= idle.threads);
             assert_eq!(mount.unmount(env), (0, 0));
-            let mut left = own;
-            for file in env.store().files(&id) {
-                let bytes = env.store().content(&id, &file.id).unwrap();
-                let seed = u64::from_str_radix(std::str::from_utf8(&bytes[..16]).unwrap(), 16).unwrap();
-                assert!(bytes == content(seed, bytes.len() / 64), "{file:?}");
-                if let Some((mine, _)) = left.remove(shown(&file.path)) {
-                    let name = shown(&file.path);
-                    assert_eq!(mine, seed, "of {:?}", env.versions(&id, name));
-                }
-                assert!(!shown(&file.path).starts_with('t'), "a temporary file is left: {file:?}");
-            }
-            assert!(left.is_empty(), "missing on the server: {left:?}");
+            is_all_there(env, &id, own);
         });
     }
+}
+
+/// The server has the last version of each file of one process, and no other.
+fn is_all_there(env: &Env, container: &str, own: BTreeMap<String, (u64, usize)>) {
+    let mut left = own;
+    for file in env.store().files(container) {
+        let bytes = env.store().content(container, &file.id).unwrap();
+        let seed = u64::from_str_radix(std::str::from_utf8(&bytes[..16]).unwrap(), 16).unwrap();
+        assert!(bytes == content(seed, bytes.len() / 64), "{file:?}");
+        let name = shown(&file.path);
+        if let Some((mine, _)) = left.remove(name) {
+            assert_eq!(mine, seed, "{}", history(env, container, name));
+        } else {
+            assert!(!name.starts_with("ob-"), "{}", history(env, container, name));
+        }
+        assert!(!name.starts_with('t'), "a temporary file is left: {file:?}");
+    }
+    assert!(left.is_empty(), "missing on the server: {left:?}");
+}
+
+#[test]
+fn sixty_four_processes_lose_nothing_when_answers_are_lost() {
+    if program_is_missing("python3") {
+        return;
+    }
+    let seconds: u64 = std::env::var("CONTAINERFS_HAMMER").map_or(8, |seconds| seconds.parse().unwrap());
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount =
+            env.mount(&["--ttl", "500ms", "--write-back", "--write-back-delay", "100ms", "--timeout", "5s"]);
+        for (kind, every) in [(Kind::Upload, 20), (Kind::DeleteFile, 30)] {
+            let faults = [Fault::ResetAfter, Fault::ResetBefore, Fault::HangAfter].into_iter().cycle();
+            for (nth, fault) in (0..300).zip(faults) {
+                let rule = FaultRule { skip: every * nth, ..FaultRule::once(kind, fault) };
+                env.emulator.faults().inject(rule);
+            }
+        }
+        // No faults are left after that.
+        let own = round(env, &mount, &id, "b", seconds.min(60));
+        env.emulator.faults().clear();
+        wait_until("everything is sent", || {
+            // What is sent again is sent when it is asked for, what is deleted again when a list shows it.
+            env.command(&["pending", "retry"]).output().unwrap();
+            mount.names("c");
+            let told = status(env, &mount);
+            told["uploads"]["files_left"] == 0 && told["pending"] == serde_json::json!([])
+        });
+        for (name, (seed, lines)) in &own {
+            assert!(fs::read(mount.path("c").join(name)).unwrap() == content(*seed, *lines), "{name}");
+        }
+        wait_until("nothing strange is shown", || {
+            let mut names = mount.names("c").into_iter().filter(|name| name.starts_with("ob-"));
+            names.all(|name| own.contains_key(&name))
+        });
+        assert_eq!(mount.unmount(env), (0, 0));
+        is_all_there(env, &id, own);
+    });
 }

@@ -284,6 +284,30 @@ fn an_old_version_whose_deletion_fails_goes_later() {
 }
 
 #[test]
+fn a_deletion_that_has_failed_is_tried_again_while_the_mount_goes_on() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        env.store().put_upload(&id, "g", b"old");
+        let mount = env.mount(&["--ttl", "50ms", "--write-back"]);
+        env.status_fault(DeleteFile, 500);
+        assert_eq!(save(&mount.path("c/f"), b"new"), Ok(()));
+        fs::remove_file(mount.path("c/g")).unwrap();
+        let undeleted = || {
+            let told = env.command(&["status", "--json"]).arg(&mount.dir).output().unwrap();
+            String::from_utf8_lossy(&told.stdout).matches("is still on the server").count()
+        };
+        wait_until("both deletions have failed", || undeleted() == 2);
+        env.emulator.faults().clear();
+        wait_until("they are tried again", || mount.names("c") == ["f"] && undeleted() == 0);
+        let asked = env.count(DeleteFile);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.count(DeleteFile), asked, "and not once more");
+        assert_eq!(env.bytes_on_server(&id, "f"), b"new");
+    });
+}
+
+#[test]
 fn of_two_writers_the_last_close_is_what_stays() {
     on_both_profiles(|env| {
         let id = env.container("c");
