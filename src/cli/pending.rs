@@ -41,9 +41,11 @@ fn retry(state: &StateDir, ids: &[String]) -> Result<ExitCode> {
             if !ids.is_empty() {
                 output::line(&format!("{}: stays on this machine; under another name it is sent", item.id))?;
             }
+        } else if ids.is_empty() && !item.is_to_be_sent() {
+            // Never closed: by its id alone.
         } else if item.live {
             asked.push(item.id);
-        } else if !ids.is_empty() || item.is_to_be_sent() {
+        } else {
             item.retry().with_context(|| format!("{}: it is not known where it belongs", item.id))?;
             output::line(&format!("{}: the next mount sends it", item.id))?;
         }

@@ -126,6 +126,14 @@ impl Journal {
         fs::remove_dir_all(self.entry(serial))
     }
 
+    /// Opens once more what nobody holds.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn reopen(&self, serial: u64) -> io::Result<Staging> {
+        Staging::reopen(self.entry(serial))
+    }
+
     fn entry(&self, serial: u64) -> PathBuf {
         self.own.join(format!("{serial:08}"))
     }

@@ -12,6 +12,9 @@ use crate::journal::note;
 use crate::journal::stage::{Meta, NOTE};
 use crate::namespace::names;
 
+/// Why bytes wait that were being written when their mount died.
+pub const UNFINISHED: &str = "unfinished: never closed";
+
 /// Bytes that are not on the server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Item {
@@ -34,7 +37,7 @@ impl Item {
             Some(meta) if meta.local => "stays on this machine, as its name says".to_owned(),
             Some(Meta { reason: Some(reason), .. }) => reason.clone(),
             Some(meta) if meta.closed => "not uploaded yet".to_owned(),
-            _ => "unfinished: never closed".to_owned(),
+            _ => UNFINISHED.to_owned(),
         }
     }
 
@@ -120,7 +123,10 @@ fn item(dir: PathBuf, live: bool) -> Option<Item> {
     let meta: Option<Meta> = note::read(&dir, NOTE).ok();
     // Open in a mount, or moved aside or left open while the server has it: nobody waits for it.
     let waits = match &meta {
-        Some(meta) => meta.shelved.is_none() && !meta.arrived && (meta.closed || (!live && bytes > 0)),
+        Some(meta) => {
+            let was_left = meta.closed || meta.reason.is_some() || (!live && bytes > 0);
+            meta.shelved.is_none() && !meta.arrived && was_left
+        }
         None => !live && bytes > 0,
     };
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -56,6 +56,7 @@ impl Vfs {
     /// there are none. Returns what is left.
     pub async fn retry(self: &Arc<Self>, ids: &[String]) -> Vec<Left> {
         let serials: Vec<u64> = ids.iter().filter_map(|id| self.journal.serial_of(id)).collect();
+        self.take_up(&serials);
         let mut chosen = self.unsent();
         {
             let state = self.state();

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use crate::api::priority::{self, Urgency};
 use crate::api::{self, FileId};
+use crate::journal::pending::UNFINISHED;
 use crate::journal::{Adopted, Intent, Meta, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
 use crate::vfs::drain::{Left, Waiting};
 use crate::vfs::lost::Lost;
 use crate::vfs::writer::Writer;
-use crate::vfs::{Error, State, Vfs};
+use crate::vfs::{Error, Invalidation, State, Vfs};
 
 impl Vfs {
     /// Takes over the journals of mounts that are no more. One bad item never blocks another.
@@ -60,7 +61,7 @@ impl Vfs {
         let mut guard = self.state();
         let state = &mut *guard;
         let Some(meta) = meta else {
-            state.unfinished(&staging, staging.data().display().to_string());
+            state.unfinished(&staging, staging.data().display().to_string(), None);
             return None;
         };
         if meta.arrived || meta.shelved.as_ref().is_some_and(|shelved| shelved.just_now) {
@@ -70,7 +71,7 @@ impl Vfs {
         }
         if !meta.closed {
             let name = state.shown_in(&meta.container, &meta.path);
-            state.unfinished(&staging, name);
+            state.unfinished(&staging, name, Some(meta));
             return None;
         }
         let refused = meta.refused.then(|| {
@@ -121,6 +122,38 @@ impl Vfs {
         }
     }
 
+    /// Takes up what waits for a person under these numbers: it counts as closed. What has been saved under
+    /// its name since and is not on the server yet is newer; then it waits on.
+    pub(super) fn take_up(&self, serials: &[u64]) {
+        let is_meant = |waiting: &mut Waiting| serials.contains(&waiting.serial);
+        let waiting: Vec<Waiting> = self.state().unfinished.extract_if(.., is_meant).collect();
+        for waiting in waiting {
+            if self.take_up_one(waiting.serial).is_none() {
+                self.state().unfinished.push(waiting);
+            }
+        }
+    }
+
+    fn take_up_one(&self, serial: u64) -> Option<()> {
+        let staging = self.journal.reopen(serial).ok()?;
+        let meta = Meta { closed: true, refused: false, reason: None, ..staging.meta()? };
+        let shown = self.state().shown_for(&meta);
+        let is_in_the_way = |ino: Ino| {
+            let state = self.state();
+            state.tree.file(ino).is_none() || state.writers.contains_key(&ino)
+        };
+        if shown.is_some_and(is_in_the_way) {
+            return None;
+        }
+        staging.write_meta(&meta, true).ok()?;
+        if let Some(ino) = shown {
+            self.state().tree.unlink(ino);
+            self.invalidate(Invalidation::Attributes(ino));
+        }
+        self.adopt(Some(meta), staging);
+        Some(())
+    }
+
     /// POSTs that were begun before the crash may have happened, whatever becomes of the bytes.
     fn remember_lost(&self, meta: &Meta, staging: &Staging) {
         for sent in &meta.sent {
@@ -134,18 +167,31 @@ impl Vfs {
 
 impl State {
     /// Bytes that were never closed wait for a person; none are nothing to wait for.
-    fn unfinished(&mut self, staging: &Staging, name: String) {
+    fn unfinished(&mut self, staging: &Staging, name: String, meta: Option<Meta>) {
         if staging.is_empty().unwrap_or(false) {
             staging.discard();
             return;
         }
-        let reason = "was being written when its mount died, and was never closed".to_owned();
+        let reason = UNFINISHED.to_owned();
+        // For `pending`, which cannot tell it from what a program is writing otherwise.
+        let told = meta.map(|meta| Meta { reason: Some(reason.clone()), ..meta });
+        if let Some(Err(error)) = told.map(|told| staging.write_meta(&told, true)) {
+            tracing::warn!(%error, "the reason was not written down");
+        }
         self.waits(staging, name, reason);
     }
 
     /// Bytes that are named and not shown.
     fn waits(&mut self, staging: &Staging, name: String, reason: String) {
         self.unfinished.push(Waiting { serial: staging.serial(), left: Left { name, reason } });
+    }
+
+    /// What is shown where bytes belong.
+    fn shown_for(&mut self, meta: &Meta) -> Option<Ino> {
+        let container = *self.tree.containers.get(&meta.container)?;
+        let (directory, name) = meta.path.rsplit_once('/').unwrap_or(("", &meta.path));
+        let parent = self.tree.directory(container, directory);
+        self.tree.child(parent, name)
     }
 
     /// Takes an older save of the same path out of the tree.

@@ -11,6 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 use containerfs::emulator::{Fault, FaultRule};
+use serde_json::Value;
 
 use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, save, sha256, wait_until};
 
@@ -263,6 +264,45 @@ fn bytes_that_were_never_closed_are_kept_and_not_sent() {
         assert_eq!(mount.unmount(env), (3, 3), "they are named");
         assert_eq!(env.bytes_on_server(&id, "f"), b"the server's");
         assert!(String::from_utf8_lossy(&env.traces()).contains("half a sen"), "and they are still there");
+    });
+}
+
+#[test]
+fn bytes_that_were_never_closed_are_listed_and_sent_while_a_mount_has_them() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"the server's");
+        for (retried, server) in [(false, "the server's"), (true, "half a sen")] {
+            let mut mount = env.mount(&[]);
+            let file = fs::File::create(mount.path("c/f")).unwrap();
+            std::io::Write::write_all(&mut &file, b"half a sen").unwrap();
+            mount.kill();
+            drop(file);
+            drop(mount);
+            let mount = env.mount(&[]);
+            let open = fs::File::create(mount.path("c/g")).unwrap();
+            std::io::Write::write_all(&mut &open, b"a program has it open").unwrap();
+            let pending = |args: &[&str]| {
+                let output = env.command(&[&["pending"], args].concat()).output().unwrap();
+                (output.status.code(), String::from_utf8(output.stdout).unwrap())
+            };
+            let items: Value = serde_json::from_str(&pending(&["list", "--json"]).1).unwrap();
+            let [item] = &items.as_array().unwrap()[..] else { panic!("{items}") };
+            let name = item["id"].as_str().unwrap();
+            assert!(pending(&["list"]).1.contains("unfinished"));
+            assert_eq!(pending(&["retry"]).0, Some(0), "it needs its id");
+            assert_eq!(env.bytes_on_server(&id, "f"), b"the server's");
+            if retried {
+                assert_eq!(pending(&["retry", name]).0, Some(0));
+            } else {
+                assert_eq!(pending(&["discard", name]).0, Some(0));
+            }
+            assert_eq!(fs::read(mount.path("c/f")).unwrap(), server.as_bytes());
+            assert_eq!(pending(&["list", "--json"]).1.trim(), "[]");
+            drop(open);
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "f"), server.as_bytes());
+        }
     });
 }
 
