@@ -185,8 +185,13 @@ fn history(env: &Env, container: &str, name: &str) -> String {
         let about = requests.iter().filter(|request| request.path.contains(id));
         about.map(|r| format!("{:?} {} {:?} ago", r.kind, r.status, r.at.elapsed())).collect::<Vec<_>>()
     };
-    let versions = env.versions(container, name).into_iter();
-    let told: Vec<_> = versions.map(|version| format!("{version:?}: {:?}", of(&version.id))).collect();
+    let seed = |id: &str| {
+        let bytes = env.store().content(container, id).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).into_owned()
+    };
+    let told = env.versions(container, name).into_iter();
+    let told = told.map(|version| format!("{version:?}, {}: {:?}", seed(&version.id), of(&version.id)));
+    let told: Vec<_> = told.collect();
     let log = String::from_utf8_lossy(&env.traces()).lines().take(40).collect::<Vec<_>>().join("\n");
     format!("{name}: {told:#?}\n{log}")
 }
@@ -280,7 +285,13 @@ fn sixty_four_processes_lose_nothing_when_answers_are_lost() {
             told["uploads"]["files_left"] == 0 && told["pending"] == serde_json::json!([])
         });
         for (name, (seed, lines)) in &own {
-            assert!(fs::read(mount.path("c").join(name)).unwrap() == content(*seed, *lines), "{name}");
+            let read = fs::read(mount.path("c").join(name)).unwrap();
+            let first = String::from_utf8_lossy(&read[..read.len().min(16)]).into_owned();
+            assert!(
+                read == content(*seed, *lines),
+                "{first} and not {seed:016x}: {}",
+                history(env, &id, name)
+            );
         }
         let is_strange = |name: &String| name.starts_with("ob-") && !own.contains_key(name);
         let strange = || mount.names("c").into_iter().find(is_strange);
