@@ -275,7 +275,7 @@ fn sixty_four_processes_lose_nothing_when_answers_are_lost() {
             }
         }
         // No faults are left after that.
-        let own = round(env, &mount, &id, "b", seconds.min(60));
+        let own = round(env, &mount, &id, "b", seconds.min(25));
         env.emulator.faults().clear();
         wait_until("everything is sent", || {
             // What is sent again is sent when it is asked for, what is deleted again when a list shows it.
