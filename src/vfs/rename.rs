@@ -117,6 +117,26 @@ impl Vfs {
         turns
     }
 
+    /// Brings the bytes of a file here that the server has, and counts them as changed. They do not set out
+    /// before the turns go, which are those of the file and of what stands where it goes: an upload that is due
+    /// would send them under the old name.
+    async fn to_be_sent_anew(
+        &self,
+        ino: Ino,
+        target: Option<Ino>,
+    ) -> Result<(Arc<Writer>, Vec<OwnedMutexGuard<()>>)> {
+        loop {
+            let writer = self.bring_here(ino).await?;
+            let turns = self.turns([ino].into_iter().chain(target)).await;
+            let state = self.state();
+            if state.writers.get(&ino).is_some_and(|present| Arc::ptr_eq(present, &writer)) {
+                writer.inner().generation += 1;
+                drop(state);
+                return Ok((writer, turns));
+            }
+        }
+    }
+
     pub(super) async fn rename_file(
         self: &Arc<Self>,
         ino: Ino,
@@ -173,8 +193,8 @@ impl Vfs {
         if self.config.write_back.is_some() && begun.is_none() && !self.state().open_for_writing(ino) {
             // The bytes come here and wait under the new name: what happens to it next may make a POST
             // needless.
-            let writer = self.bring_here(ino).await?;
-            writer.inner().generation += 1;
+            drop(turns);
+            let (writer, turns) = self.to_be_sent_anew(ino, target).await?;
             self.rename_unsent(ino, &writer, target, to, name)?;
             drop(turns);
             return self.save(ino, true).await;
