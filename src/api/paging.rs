@@ -20,6 +20,9 @@ const PART: usize = 95;
 /// never end, and each page gives its time back to the call.
 const ITEMS_MAX: usize = 500_000;
 
+/// How often a walk page by page begins again because its place is gone.
+const BEGINNINGS: u32 = 10;
+
 /// A whole list, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T> {
@@ -178,12 +181,15 @@ where
     Ok(whole)
 }
 
+/// Whether the server refuses to go on from a place in the list.
+fn is_no_place(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Refused | ErrorKind::FileNotFound)
+}
+
 /// What cannot be put together, or begins at a place that the server refuses, is to be walked in another way.
 fn fitting<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
     match outcome {
-        Err(error)
-            if matches!(error.kind, ErrorKind::Refused | ErrorKind::FileNotFound | ErrorKind::Protocol) =>
-        {
+        Err(error) if is_no_place(&error) || error.kind == ErrorKind::Protocol => {
             tracing::debug!(%error, "walking the list in another way");
             Ok(None)
         }
@@ -274,9 +280,17 @@ where
     if let Some(whole) = fitting(both_ends(newest, list).await)? {
         return Ok(whole);
     }
+    let mut beginnings = 0;
     let mut plain = End::new(operation, room, Order::Desc);
     while !plain.finished {
-        plain.take(list(plain.next()).await?)?;
+        match list(plain.next()).await {
+            // Where the last page ended there is nothing any more: somebody deletes files meanwhile.
+            Err(error) if plain.after.is_some() && beginnings < BEGINNINGS && is_no_place(&error) => {
+                beginnings += 1;
+                plain = End::new(operation, room, Order::Desc);
+            }
+            page => plain.take(page?)?,
+        }
     }
     Ok(plain.list)
 }
@@ -398,6 +412,29 @@ mod tests {
         let error = walk("list files", &mut cursors, endless).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Protocol);
         assert!(pages.into_inner() <= ITEMS_MAX / PAGE as usize + 10);
+    }
+
+    #[tokio::test]
+    async fn a_list_whose_places_go_while_it_is_walked_is_walked_to_its_end() {
+        let ids = std::sync::Mutex::new((0..350).map(|n| json!(format!("cfile_{n}"))).collect::<Vec<_>>());
+        let deletions = AtomicUsize::new(0);
+        // The last file of a page is deleted before the next one is asked for, seven times.
+        let list = async |params: ListParams| {
+            let mut ids = ids.lock().unwrap();
+            if let Some(after) = &params.after
+                && deletions.fetch_add(1, Ordering::Relaxed) < 7
+            {
+                ids.retain(|id| id != after);
+            }
+            if params.after.as_ref().is_some_and(|after| !ids.iter().any(|id| id == after)) {
+                return Err(Error::new(ErrorKind::Refused, "list files", "no such object"));
+            }
+            Ok(page(&ids, &params))
+        };
+        let list = walk("list files", &mut Cursors::default(), list).await.unwrap();
+        let read: Vec<_> = list.items.iter().map(|file| json!(file.id)).collect();
+        assert_eq!(read, *ids.lock().unwrap());
+        assert!(read.len() < 346);
     }
 
     #[tokio::test]
