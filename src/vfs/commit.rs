@@ -229,8 +229,17 @@ impl Vfs {
         frozen: &Frozen,
     ) -> Result<()> {
         if self.is_what_the_server_has(ino, writer, to, frozen).await {
-            let mut inner = writer.inner();
-            inner.sent = frozen.generation;
+            // It may have stood in another's place meanwhile.
+            let replaced = {
+                let mut state = self.state();
+                let mut inner = writer.inner();
+                inner.sent = frozen.generation;
+                let mut replaced = std::mem::take(&mut inner.replaces);
+                replaced.retain(|id| inner.base.as_ref().is_none_or(|base| base.id != *id));
+                self.bury_replaced(&mut state, &to.container, &replaced);
+                replaced
+            };
+            self.delete_after(ino, writer, to, frozen, replaced).await;
             return Ok(());
         }
         let (uploaded, _announced) = match self.already_there(ino, writer, to, frozen).await? {
@@ -274,6 +283,23 @@ impl Vfs {
             (replaced, removed, unneeded)
         };
         drop(unneeded);
+        self.delete_after(ino, writer, to, frozen, replaced).await;
+        if removed {
+            // Removed while it travelled.
+            self.delete_version(&to.container, &uploaded.id).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes what a save has replaced whose bytes are on the server.
+    async fn delete_after(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Arc<Writer>,
+        to: &Destination,
+        frozen: &Frozen,
+        replaced: Vec<FileId>,
+    ) {
         // A newer save waits already: its note has to name the version that it will replace.
         let beside = writer.is_promised_beside(&frozen.staging);
         let noted = if beside { self.promise(ino, writer) } else { Ok(()) };
@@ -287,11 +313,6 @@ impl Vfs {
                 writer.inner().replaces.extend(replaced);
             }
         }
-        if removed {
-            // Removed while it travelled.
-            self.delete_version(&to.container, &uploaded.id).await;
-        }
-        Ok(())
     }
 
     /// Sends frozen bytes, after a durable note of what is about to be sent.

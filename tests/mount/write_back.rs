@@ -117,6 +117,34 @@ fn renames_cost_what_the_final_name_costs() {
 }
 
 #[test]
+fn what_a_file_has_stood_in_the_place_of_is_gone_when_it_is_back() {
+    on_both_profiles(|env| {
+        for killed in [false, true] {
+            let id = env.container("c");
+            env.store().put_upload(&id, "f", b"bytes");
+            env.store().put_upload(&id, "g", b"others");
+            let mut mount = env.mount(LONG);
+            env.emulator.forget_requests();
+            mount.sh("c", "mv f g && mv g f && cat f");
+            assert_eq!(mount.names("c"), ["f"]);
+            if killed {
+                mount.kill();
+                drop(mount);
+                mount = env.mount(LONG);
+                assert_eq!(mount.names("c"), ["f"]);
+            }
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "f"), b"bytes");
+            assert_eq!(env.store().files(&id).len(), 1, "killed {killed}");
+            if !killed {
+                assert_eq!(env.changes(), [DeleteFile]);
+            }
+            env.store().delete_container(&id);
+        }
+    });
+}
+
+#[test]
 fn a_rename_that_waits_survives_a_kill() {
     on_both_profiles(|env| {
         let id = env.container("c");
