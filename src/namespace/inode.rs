@@ -462,6 +462,14 @@ impl Tree {
         }
     }
 
+    /// No list has shown a version, which was asked for by its id.
+    pub fn unsettle(&mut self, container: Ino, id: &FileId) {
+        let ino = self.container(container).and_then(|container| container.files.get(id)).copied();
+        if let Some(file) = ino.and_then(|ino| self.file_mut(ino)) {
+            file.settled = false;
+        }
+    }
+
     /// A file stands for itself from now on, and for no version on the server.
     pub fn forget_server(&mut self, ino: Ino) {
         let Some(node) = self.file_mut(ino) else { return };

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{ContainerId, FileId};
+use crate::api::{self, ContainerId, FileId};
+use crate::namespace::landed::{self, Landed};
 use crate::namespace::tombstones::Tombstones;
 use crate::namespace::{compact, names};
 
@@ -53,6 +54,12 @@ pub(super) enum Fact {
         path: Option<String>,
         attributes: Attributes,
     },
+    Landed {
+        container: ContainerId,
+        id: FileId,
+        /// Seconds since the epoch.
+        at: i64,
+    },
     Deleted {
         container: ContainerId,
         id: FileId,
@@ -87,6 +94,8 @@ pub struct ContainerRecords {
     pub attributes: HashMap<FileId, Attributes>,
     /// Files deleted here; a list may lag.
     pub tombstones: Tombstones,
+    /// Files uploaded by mounts before this one; a list may lag.
+    pub landed: Landed,
     /// Directories made or used here, as paths below the container.
     pub directories: BTreeSet<String>,
     /// Attributes of directories that were set here, by path below the container; the container's own path
@@ -103,6 +112,8 @@ impl ContainerRecords {
             path: self.paths.get(id).cloned(),
             attributes: self.attributes.get(id).copied().unwrap_or_default(),
         });
+        let landed = self.landed.iter();
+        let landed = landed.map(|(id, at)| Fact::Landed { container: container.clone(), id: id.clone(), at });
         let deleted = self.tombstones.iter();
         let deleted = deleted.map(|id| Fact::Deleted { container: container.clone(), id: id.clone() });
         let directories = self.directories.iter().map(|path| Fact::Directory {
@@ -116,7 +127,7 @@ impl ContainerRecords {
                 path: path.clone(),
                 attributes: *attributes,
             });
-        files.chain(deleted).chain(directories).chain(attributes)
+        files.chain(landed).chain(deleted).chain(directories).chain(attributes)
     }
 }
 
@@ -198,6 +209,30 @@ impl Records {
         self.note(Fact::File { container: container.clone(), id: id.clone(), path, attributes });
     }
 
+    /// Remembers for later mounts that a file was uploaded here just now. This one shows it anyway.
+    pub fn remember_landed(&mut self, container: &ContainerId, id: &FileId) {
+        self.append(&Fact::Landed { container: container.clone(), id: id.clone(), at: landed::now() });
+    }
+
+    /// Takes out the latest files that mounts before this one have uploaded a while ago, at most as many, and
+    /// that none of `listed` is. Each comes with when that was, in seconds since the epoch.
+    pub fn take_unlisted(
+        &mut self,
+        container: &ContainerId,
+        listed: &[api::File],
+        most: usize,
+    ) -> Vec<(FileId, i64)> {
+        let records = self.containers.get_mut(container);
+        records.map(|records| records.landed.take_unlisted(listed, most)).unwrap_or_default()
+    }
+
+    /// What became of a file that was taken out could not be told.
+    pub fn put_back_unlisted(&mut self, container: &ContainerId, id: FileId, at: i64) {
+        if let Some(records) = self.containers.get_mut(container) {
+            records.landed.insert(id, at);
+        }
+    }
+
     /// Remembers that a file was deleted here.
     pub fn bury(&mut self, container: &ContainerId, id: &FileId) {
         self.note(Fact::Deleted { container: container.clone(), id: id.clone() });
@@ -255,15 +290,19 @@ impl Records {
     }
 
     fn note(&mut self, fact: Fact) {
+        self.append(&fact);
+        self.apply(fact);
+    }
+
+    fn append(&mut self, fact: &Fact) {
         let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut line, &fact).expect("facts have string keys only");
+        serde_json::to_writer(&mut line, fact).expect("facts have string keys only");
         line.push(b'\n');
         let written = self.log.write_all(&line);
         self.torn = written.is_err();
         if let Err(error) = written {
             tracing::warn!(%error, "cannot write records.jsonl; names and times of this mount will not outlive it");
         }
-        self.apply(fact);
     }
 
     fn apply(&mut self, fact: Fact) {
@@ -275,8 +314,12 @@ impl Records {
                 }
                 records.attributes.insert(id, attributes);
             }
+            Fact::Landed { container, id, at } => {
+                self.containers.entry(container).or_default().landed.insert(id, at);
+            }
             Fact::Deleted { container, id } => {
                 let records = self.containers.entry(container).or_default();
+                records.landed.remove(&id);
                 records.paths.remove(&id);
                 records.attributes.remove(&id);
                 records.tombstones.insert(id);

@@ -570,6 +570,7 @@ impl super::State {
         }
         if linked {
             self.remember(ino);
+            self.remember_landed(ino);
         }
     }
 }

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, WeakShared};
 use lru::LruCache;
 use tracing::Instrument;
 
-use crate::api::{ContainerId, Cursors, File, List, budget};
+use crate::api::{ContainerId, Cursors, File, FileId, List, budget};
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::listed::Listed;
 use crate::namespace::listing::{self, Changes};
@@ -237,7 +237,13 @@ impl Vfs {
                     .all_files(id, &mut cursors)
                     .await
                     .map_err(|error| self.noticed(id, error.into()));
-                list.map(|list| self.lay_files(id, list, started))
+                match list {
+                    Ok(list) => {
+                        let unlisted = self.unlisted(id, &list.items).await;
+                        Ok(self.lay_files(id, list, unlisted, started))
+                    }
+                    Err(error) => Err(error),
+                }
             }
         };
         self.refreshes.cursors().put(which.clone(), cursors);
@@ -261,8 +267,17 @@ impl Vfs {
         Ok(())
     }
 
-    fn lay_files(self: &Arc<Self>, id: &ContainerId, list: List<File>, started: Instant) -> Changes {
+    fn lay_files(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        list: List<File>,
+        unlisted: Vec<File>,
+        started: Instant,
+    ) -> Changes {
         let List { items: mut files, has_unread } = list;
+        let unsettled: Vec<FileId> = unlisted.iter().map(|file| file.id.clone()).collect();
+        // What is missing is the newest.
+        files.splice(0..0, unlisted);
         let mut guard = self.state();
         let state = &mut *guard;
         files.retain(|file| {
@@ -278,33 +293,14 @@ impl Vfs {
                 if let Some(container) = state.tree.container_mut(ino) {
                     note_unread(&mut container.has_unread, has_unread, id.as_str());
                 }
-                listing::apply_files(&mut state.tree, ino, files, started, &state.records, &replaced)
+                let changes =
+                    listing::apply_files(&mut state.tree, ino, files, started, &state.records, &replaced);
+                for id in unsettled {
+                    state.tree.unsettle(ino, &id);
+                }
+                changes
             }
             None => Changes::default(),
-        }
-    }
-
-    /// A version that a list does not show and that may be there all the same: gone only if its id answers
-    /// 404.
-    async fn check_missing(self: Arc<Self>, ino: Ino, container: &ContainerId, id: &crate::api::FileId) {
-        let Err(error) = self.client.retrieve_file(container, id).await else { return };
-        if !Error::from(error).is_gone() {
-            return;
-        }
-        let mut state = self.state();
-        let state = &mut *state;
-        let unchanged = state.tree.file(ino).is_some_and(|file| file.id() == Some(id) && !file.held);
-        if unchanged {
-            self.invalidate(Invalidation::Attributes(ino));
-            let of_container = state.tree.container_of(ino);
-            let named = of_container.map(|container| state.versions_of(container, &state.tree.path(ino)));
-            state.tree.unlink(ino);
-            // Another version of the name gets it from the next list, which is fetched at the next look.
-            if named.is_some_and(|named| named.iter().any(|other| other != id))
-                && let Some(container) = of_container.and_then(|ino| state.tree.container_mut(ino))
-            {
-                container.listed = None;
-            }
         }
     }
 }

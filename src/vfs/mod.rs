@@ -4,7 +4,8 @@
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
 //! server's; `commit` brings them there; `freshness` keeps listings young, `shown` knows what the kernel may
-//! keep of them, and `versions` tells a file from what stood under its id before.
+//! keep of them, `unlisted` asks for what they miss, and `versions` tells a file from what stood under its id
+//! before.
 
 mod ahead;
 pub mod attr;
@@ -38,6 +39,7 @@ mod shelve;
 mod shown;
 mod sizes;
 mod status;
+mod unlisted;
 mod versions;
 mod writer;
 mod xattr;

@@ -141,6 +141,30 @@ fn what_was_uploaded_here_is_shown_before_a_list_that_lags_has_it() {
 }
 
 #[test]
+fn what_an_earlier_mount_uploaded_is_shown_before_a_list_that_lags_has_it() {
+    on_servers_that(
+        |quirks| quirks.upload_list_lag = Duration::from_secs(3600),
+        |env| {
+            let id = env.container("c");
+            let mount = env.mount(&[]);
+            for name in ["f", "g"] {
+                fs::write(mount.path("c").join(name), name).unwrap();
+            }
+            assert_eq!(mount.unmount(env), (0, 0));
+            env.store().delete_file(&id, &env.versions(&id, "g")[0].id);
+            let mount = env.mount(&["--ttl", "50ms"]);
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(80));
+                assert_eq!(mount.names("c"), ["f"]);
+                assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"f");
+            }
+            assert_eq!(env.changes_of(|| fs::remove_file(mount.path("c/f")).unwrap()), [DeleteFile]);
+            assert!(mount.names("c").is_empty());
+        },
+    );
+}
+
+#[test]
 fn a_file_that_the_model_writes_again_may_get_a_new_id() {
     on_servers_that(
         |quirks| quirks.rewritten_keeps_id = false,
