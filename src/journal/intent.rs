@@ -48,6 +48,9 @@ pub enum Intent {
         /// Its base name, which is random.
         #[serde(deserialize_with = "random_name")]
         base: String,
+        /// When it was sent, in nanoseconds since the epoch.
+        #[serde(default)]
+        at: i64,
     },
     /// A POST whose answer was lost: what it made is deleted once a list shows it, unless it is wanted then.
     Forget {

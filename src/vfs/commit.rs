@@ -9,16 +9,16 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId, budget};
 use crate::content::Key;
+use crate::journal::Shelved;
 use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
 use crate::journal::steps;
-use crate::journal::{Intent, Shelved, Staging};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::drain::Left;
 use crate::vfs::lost::Lost;
+use crate::vfs::promise::{Closed, When};
 use crate::vfs::sending::Announced;
-use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Writer};
 use crate::vfs::{Error, Result, Vfs, attr};
 
@@ -43,72 +43,6 @@ impl Destination {
 }
 
 impl Vfs {
-    /// Saves a file: at once, or with `--write-back` once its bytes are durable here. An empty file is sent
-    /// after its last close only.
-    ///
-    /// # Errors
-    /// The outcome of the upload; `EIO` and the like leave the bytes pending.
-    pub(super) async fn save(self: &Arc<Self>, ino: Ino, last_close: bool) -> Result<()> {
-        let (writer, class) = {
-            let state = self.state();
-            (state.writers.get(&ino).cloned(), self.scratch_class(&state, ino))
-        };
-        let Some(writer) = writer else { return Ok(()) };
-        if !last_close && writer.len() == Some(0) {
-            // Its upload waits for the last close; after a crash it is an empty file all the same.
-            return self.promise(ino, &writer);
-        }
-        let delay = match (class, self.config.write_back) {
-            (Some(Class::Local), _) => return self.promise(ino, &writer),
-            (Some(Class::Deferred), _) => GRACE,
-            (None, Some(delay)) => delay,
-            (None, None) => return self.commit(ino, last_close).await,
-        };
-        let promised = self.promise(ino, &writer);
-        self.commit_in(delay, ino, &writer);
-        promised
-    }
-
-    /// Writes down whose bytes these will be, for whoever finds them after a crash. Those of a file that was
-    /// removed are nobody's.
-    pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
-        if self.state().writers.get(&ino).is_some_and(|writer| writer.inner().removed) {
-            staging.discard();
-            return Ok(());
-        }
-        let says = || Some(Meta { closed: false, reason: None, refused: false, ..self.meta(ino, None)? });
-        staging.note(false, says)?;
-        Ok(())
-    }
-
-    /// Makes the bytes of a closed file durable here.
-    pub(super) fn promise(&self, ino: Ino, writer: &Writer) -> Result<()> {
-        loop {
-            if self.state().shelved_from(ino).is_some() && writer.inner().is_aside_just_now() {
-                return Ok(());
-            }
-            let staging = writer.inner().staging.clone();
-            let Some(staging) = staging else { return Ok(()) };
-            match staging.note(true, || self.meta(ino, None)) {
-                Ok(None) => return Ok(()),
-                Ok(Some(noted)) => {
-                    let state = self.state();
-                    // An upload of older bytes that landed meanwhile has changed what these will replace, or
-                    // a rename where they belong and what they have inherited.
-                    if self.meta_now(&state, ino, None).is_some_and(|now| now.says_the_same(&noted)) {
-                        let unneeded = writer.promised(&staging);
-                        drop(state);
-                        drop(unneeded);
-                        return Ok(());
-                    }
-                }
-                // Uploaded meanwhile: there is nothing to promise.
-                Err(_) if !writer.inner().is_dirty() => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     pub(super) async fn commit_when_due(self: Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
         loop {
             let due =
@@ -130,7 +64,7 @@ impl Vfs {
             // Opened again: its time begins anew with the last close.
             return;
         }
-        if let Err(error) = self.commit(ino, !open).await {
+        if let Err(error) = self.commit(ino, When::Closed).await {
             tracing::warn!(%error, "a file could not be uploaded behind its close; its bytes are kept");
         }
     }
@@ -139,16 +73,18 @@ impl Vfs {
     ///
     /// # Errors
     /// The outcome of the upload.
-    pub(super) async fn commit(self: &Arc<Self>, ino: Ino, last_close: bool) -> Result<()> {
+    pub(super) async fn commit(self: &Arc<Self>, ino: Ino, when: When) -> Result<()> {
         let writer = self.state().writers.get(&ino).cloned();
         let Some(writer) = writer else { return Ok(()) };
+        // Kept as they are now, whoever opens the file meanwhile.
+        let closed = (when == When::Asked).then(|| writer.close());
         let _turn = budget::free(writer.travelling.lock()).await;
         if self.scratch_class(&self.state(), ino) == Some(Class::Local) {
             return Ok(());
         }
         {
             let inner = writer.inner();
-            if !inner.is_dirty() {
+            if !inner.is_dirty() || closed.as_ref().is_some_and(|closed| closed.generation <= inner.sent) {
                 return Ok(());
             }
             if let Some((_, error)) = inner.failed.clone().filter(|_| inner.has_failed())
@@ -158,10 +94,11 @@ impl Vfs {
             }
         }
         let Some(destination) = self.destination(ino, &writer) else { return Ok(()) };
-        self.commit_to(ino, &writer, &destination, last_close).await
+        self.commit_to(ino, &writer, &destination, when, closed.as_ref()).await
     }
 
-    /// Uploads the present bytes of a file to `destination`. The caller holds the turn of the file.
+    /// Uploads the present bytes of a file, or those that were closed, to `destination`. The caller holds the
+    /// turn of the file.
     ///
     /// # Errors
     /// The outcome of the upload.
@@ -170,15 +107,24 @@ impl Vfs {
         ino: Ino,
         writer: &Arc<Writer>,
         destination: &Destination,
-        last_close: bool,
+        when: When,
+        closed: Option<&Closed>,
     ) -> Result<()> {
-        let Some(frozen) = writer.freeze() else { return Ok(()) };
-        if frozen.len == 0 && !last_close {
-            writer.unfreeze(&frozen);
-            return Ok(());
-        }
-        // Under its deferred name it is a file like any other by now.
-        self.state().shelved.retain(|_, shelved| *shelved != ino);
+        let frozen = {
+            let mut state = self.state();
+            if when == When::Closed && state.is_written_still(ino, writer) {
+                return Ok(());
+            }
+            let Some(frozen) = writer.freeze(closed) else { return Ok(()) };
+            if when == When::Asked && frozen.len == 0 {
+                // It waits for the last close.
+                writer.unfreeze(&frozen);
+                return Ok(());
+            }
+            // Under its deferred name it is a file like any other by now.
+            state.shelved.retain(|_, shelved| *shelved != ino);
+            frozen
+        };
         let outcome = self.send(ino, writer, destination, &frozen).await;
         let mut guard = self.state();
         let state = &mut *guard;
@@ -453,7 +399,12 @@ impl Vfs {
         self.meta_now(&self.state(), ino, destination)
     }
 
-    fn meta_now(&self, state: &super::State, ino: Ino, destination: Option<&Destination>) -> Option<Meta> {
+    pub(super) fn meta_now(
+        &self,
+        state: &super::State,
+        ino: Ino,
+        destination: Option<&Destination>,
+    ) -> Option<Meta> {
         let local = self.scratch_class(state, ino) == Some(Class::Local);
         Some(Meta { local, ..state.meta(ino, destination)? })
     }
@@ -486,35 +437,6 @@ impl Vfs {
             ));
         }
         Ok(name)
-    }
-
-    async fn probe_directories(&self, container: &ContainerId) -> Result<bool> {
-        let random = || hex::encode(rand::random::<[u8; 8]>());
-        let (directory, base) = (format!(".containerfs-{}", random()), random());
-        let body =
-            UploadBody::Bytes(bytes::Bytes::from_static(b"containerfs asks whether directories are kept\n"));
-        let probe = Intent::Probe { container: container.clone(), base: base.clone() };
-        let noted = self.journal.intend(&probe)?;
-        self.state().probes.insert(base.clone());
-        steps::step();
-        let sent = self.client.upload(container, &format!("{directory}/{base}"), body).await;
-        let file = match sent {
-            Ok(file) => file,
-            Err(error) => {
-                if !error.may_have_happened {
-                    noted.done();
-                }
-                return Err(error.into());
-            }
-        };
-        if self.state().shows(container, &file.id) {
-            return Err(Error::told(libc::EPROTO, "the server answered a new file with the id of another"));
-        }
-        let kept = file.path.ends_with(&format!("{directory}/{base}"));
-        self.state().records.bury(container, &file.id);
-        self.delete_version(container, &file.id).await;
-        noted.done();
-        Ok(kept)
     }
 }
 

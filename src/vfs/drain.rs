@@ -13,6 +13,7 @@ use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
 use crate::vfs::deletions::Unwanted;
+use crate::vfs::promise::When;
 
 /// Something that is not on the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +125,7 @@ impl Vfs {
     async fn send_all(self: &Arc<Self>, files: Vec<Ino>) {
         futures_util::stream::iter(files)
             .for_each_concurrent(self.config.max_connections, |ino| async move {
-                if let Err(error) = self.commit(ino, true).await {
+                if let Err(error) = self.commit(ino, When::Ended).await {
                     tracing::warn!(%error, "a file could not be uploaded; its bytes are kept");
                 }
             })

@@ -11,6 +11,7 @@ use crate::api::FileId;
 use crate::content::{Body, download};
 use crate::namespace::inode::{FileNode, Ino, Kind, ROOT};
 use crate::namespace::names;
+use crate::vfs::promise::When;
 use crate::vfs::{Entry, Error, Maker, Result, Vfs, descriptors, heartbeat};
 
 /// Threads of other processes that are remembered as writers of one handle.
@@ -46,6 +47,16 @@ impl Handle {
         if thread != 0 && writers.len() < WRITERS_REMEMBERED {
             writers.insert(thread);
         }
+    }
+
+    /// Whoever opened it, and who wrote through it.
+    fn processes(&self) -> Vec<u32> {
+        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writers = writers.into_iter().map(descriptors::process_of);
+        let mut processes: Vec<u32> = writers.chain([self.opener]).collect();
+        processes.sort_unstable();
+        processes.dedup();
+        processes
     }
 
     pub(super) fn reading(&self) -> Option<Reading> {
@@ -292,7 +303,7 @@ impl Vfs {
         if !self.is_the_save(ino, &handle, thread) || self.is_handed_on_empty(ino, &handle) {
             return Ok(());
         }
-        self.save(ino, false).await
+        self.save(ino, When::Asked).await
     }
 
     /// Whether closing a descriptor of `handle` saves nothing.
@@ -311,12 +322,23 @@ impl Vfs {
         if descriptors::holds(process, mount, ino.0) {
             return false;
         }
-        let writers = handle.writers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut others: Vec<u32> =
-            writers.into_iter().map(descriptors::process_of).filter(|p| *p != process).collect();
-        others.sort_unstable();
-        others.dedup();
-        !others.into_iter().any(|other| descriptors::holds(other, mount, ino.0))
+        !handle
+            .processes()
+            .into_iter()
+            .any(|other| other != process && descriptors::holds(other, mount, ino.0))
+    }
+
+    /// Whether a program has a descriptor of the file that it may write through. What it has closed the kernel
+    /// may not have released yet.
+    pub(super) fn is_held_for_writing(&self, ino: Ino) -> bool {
+        let handles: Vec<Arc<Handle>> = {
+            let state = self.state();
+            let of_file = state.handles.values().filter(|handle| handle.ino == ino && handle.writable);
+            of_file.cloned().collect()
+        };
+        let Some(&mount) = self.mount_id.get() else { return !handles.is_empty() };
+        let mut processes = handles.iter().flat_map(|handle| handle.processes());
+        processes.any(|process| descriptors::holds(process, mount, ino.0))
     }
 
     /// Whether a file in which nothing is yet was handed to a child: `open` and `fork` and `close`, as a
@@ -334,7 +356,7 @@ impl Vfs {
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> Result<()> {
         heartbeat::on_a_thread();
         match self.dirty_handle(handle)? {
-            Some((ino, _)) => self.save(ino, false).await,
+            Some((ino, _)) => self.save(ino, When::Asked).await,
             None => Ok(()),
         }
     }
@@ -373,7 +395,7 @@ impl Vfs {
         let vfs = self.clone();
         if save {
             self.behind.spawn(async move {
-                if let Err(error) = vfs.save(ino, true).await {
+                if let Err(error) = vfs.save(ino, When::Closed).await {
                     tracing::warn!(%error, "a file could not be uploaded after its last close; its bytes are kept");
                 }
             });

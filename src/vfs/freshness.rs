@@ -280,10 +280,8 @@ impl Vfs {
         files.splice(0..0, unlisted);
         let mut guard = self.state();
         let state = &mut *guard;
-        files.retain(|file| {
-            let is_probe = state.probes.iter().any(|base| file.path.ends_with(base.as_str()));
-            !is_probe && !state.is_arriving(id, file)
-        });
+        self.take_out_probes(state, id, &mut files, started);
+        files.retain(|file| !state.is_arriving(id, file));
         if !state.lost.is_empty() {
             state.withhold(id, &mut files);
         }

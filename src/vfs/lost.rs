@@ -22,7 +22,7 @@ const PIECE: usize = 256 << 10;
 /// What a POST makes is made within this time, in seconds, or never. Proxies and servers end a request after
 /// minutes; the rest is for clocks that differ. What is younger is somebody else's, and a list that was asked
 /// for later tells the outcome.
-const MADE_WITHIN: i64 = 3600;
+pub(super) const MADE_WITHIN: i64 = 3600;
 
 /// POSTs of the same bytes under the same name that may have happened.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl Post {
     }
 }
 
-const NANOS: i64 = 1_000_000_000;
+pub(super) const NANOS: i64 = 1_000_000_000;
 
 /// A version that a lost POST has made.
 pub(super) struct FoundVersion {

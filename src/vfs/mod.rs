@@ -3,7 +3,8 @@
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
-//! server's; `commit` brings them there; `freshness` keeps listings young, `shown` knows what the kernel may
+//! server's; `promise` makes them
+//! durable, `commit` brings them there; `freshness` keeps listings young, `shown` knows what the kernel may
 //! keep of them, `unlisted` asks for what they miss, and `versions` tells a file from what stood under its id
 //! before.
 
@@ -28,6 +29,8 @@ mod lost;
 mod phantoms;
 mod placing;
 mod prepare;
+mod probe;
+mod promise;
 mod recover;
 mod relocate;
 mod remove;
@@ -39,6 +42,7 @@ mod shelve;
 mod shown;
 mod sizes;
 mod status;
+mod truncate;
 mod unlisted;
 mod versions;
 mod writer;
@@ -239,8 +243,8 @@ struct State {
     looked_ahead: ahead::LookedAhead,
     /// Directories whose lengths are being asked for.
     sizing: std::collections::HashSet<Ino>,
-    /// Base names of probes, which nobody is shown.
-    probes: std::collections::HashSet<String>,
+    /// Base names of probes, which nobody is shown, and what is not known of them yet.
+    probes: HashMap<String, Option<probe::Probe>>,
     /// POSTs under way.
     sending: sending::Sending,
     /// POSTs whose answer was lost.
@@ -296,7 +300,7 @@ impl Vfs {
             renewing: std::collections::HashSet::new(),
             looked_ahead: ahead::LookedAhead::new(),
             sizing: std::collections::HashSet::new(),
-            probes: std::collections::HashSet::new(),
+            probes: HashMap::new(),
             sending: sending::Sending::default(),
             lost: Vec::new(),
             withheld: HashMap::new(),

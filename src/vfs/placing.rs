@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::api::FileId;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
+use crate::vfs::promise::When;
 use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Unneeded, Writer};
 use crate::vfs::{Result, State, Vfs};
@@ -41,7 +42,7 @@ impl Vfs {
         let Some(destination) = self.destination(ino, writer) else { return Ok(()) };
         let path = self.state().tree.path_in(place.to, &place.name);
         writer.inner().placing = Some(place);
-        let outcome = self.commit_to(ino, writer, &destination.renamed(path), true).await;
+        let outcome = self.commit_to(ino, writer, &destination.renamed(path), When::Ended, None).await;
         writer.inner().placing = None;
         outcome
     }

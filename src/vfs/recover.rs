@@ -11,6 +11,7 @@ use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
 use crate::vfs::drain::{Left, Waiting};
 use crate::vfs::lost::Lost;
+use crate::vfs::promise::When;
 use crate::vfs::writer::Writer;
 use crate::vfs::{Error, Invalidation, State, Vfs};
 
@@ -47,7 +48,7 @@ impl Vfs {
         for ino in adopted {
             let vfs = self.clone();
             self.behind.spawn(priority::with(Urgency::Behind, async move {
-                if let Err(error) = vfs.commit(ino, true).await {
+                if let Err(error) = vfs.commit(ino, When::Closed).await {
                     tracing::warn!(%error, "a file of an earlier mount could not be uploaded; its bytes are kept");
                 }
             }));

@@ -14,6 +14,7 @@ use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
 use crate::vfs::placing::Place;
+use crate::vfs::promise::When;
 use crate::vfs::relocate::{Begun, Journey, Leg};
 use crate::vfs::writer::{Unneeded, Writer};
 use crate::vfs::{Error, Result, State, Vfs};
@@ -158,7 +159,7 @@ impl Vfs {
         if let Some(writer) = writer.as_ref().filter(|_| returns) {
             let send_now = self.unshelve(ino, writer, to, name)?;
             drop(turns);
-            return if send_now { self.save(ino, true).await } else { Ok(()) };
+            return if send_now { self.save(ino, When::Closed).await } else { Ok(()) };
         }
         let is_shelved = self.state().shelved_from(ino).is_some();
         if server.is_some()
@@ -174,7 +175,7 @@ impl Vfs {
             }
             let send_now = self.rename_unsent(ino, &writer, target, to, name)?;
             drop(turns);
-            let saved = if send_now { self.save(ino, true).await } else { Ok(()) };
+            let saved = if send_now { self.save(ino, When::Closed).await } else { Ok(()) };
             let is_tried = self.config.write_back.is_none() && self.scratch.class(name).is_none();
             return match saved {
                 Err(error) if is_tried && !is_shelved => {
@@ -197,7 +198,7 @@ impl Vfs {
             let (writer, turns) = self.to_be_sent_anew(ino, target).await?;
             self.rename_unsent(ino, &writer, target, to, name)?;
             drop(turns);
-            return self.save(ino, true).await;
+            return self.save(ino, When::Closed).await;
         }
         let replaces = {
             let state = self.state();
@@ -282,7 +283,7 @@ impl Vfs {
 
     /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile. Returns
     /// whether it is to be saved now.
-    fn unshelve(&self, ino: Ino, writer: &Writer, to: Ino, name: &str) -> Result<bool> {
+    fn unshelve(&self, ino: Ino, writer: &Arc<Writer>, to: Ino, name: &str) -> Result<bool> {
         let mut state = self.state();
         state.shelved.retain(|_, shelved| *shelved != ino);
         state.tree.rename(ino, to, name);
@@ -369,7 +370,7 @@ impl Vfs {
             let closed = !self.state().open_for_writing(file);
             // The rename has happened; what became of older bytes was told to whoever closed them, or is in
             // `pending`.
-            if closed && let Err(error) = self.save(file, true).await {
+            if closed && let Err(error) = self.save(file, When::Closed).await {
                 tracing::warn!(%error, "a file in a renamed directory could not be uploaded; its bytes are kept");
             }
         }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{self, ContainerId, Cursors, FileId};
+use crate::api::{self, ContainerId, FileId};
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::lost;
 use crate::vfs::relocate::Begun;
-use crate::vfs::{Error, Result, State, Vfs};
+use crate::vfs::{Result, State, Vfs};
 
 impl Vfs {
     /// What an intent says of names, before anything is shown.
@@ -21,7 +21,7 @@ impl Vfs {
             Intent::Delete { container, ids } => {
                 ids.iter().for_each(|id| state.records.bury(container, id));
             }
-            Intent::Probe { base, .. } => _ = state.probes.insert(base.clone()),
+            Intent::Probe { base, .. } => state.hide_probe(base),
             Intent::Rename(rename) if rename.posted => {
                 state.take_note_of_rename(rename);
                 let inside = format!("{}/", rename.from);
@@ -47,29 +47,11 @@ impl Vfs {
                 Intent::Delete { container, ids } => vfs.resume_deletion(container, ids, noted).await,
                 Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,
                 Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
-                Intent::Probe { container, base } => vfs.remove_probe(container, &base, noted).await,
+                Intent::Probe { container, base, at } => vfs.resume_probe(container, base, at, noted).await,
                 // Taken in with the bytes that are not sent yet: it has to be known before any of them is.
                 Intent::Forget { .. } => {}
             }
         });
-    }
-
-    async fn remove_probe(self: &Arc<Self>, container: ContainerId, base: &str, noted: Noted) {
-        let files =
-            match self.client.all_files(&container, &mut Cursors::default()).await.map_err(Error::from) {
-                Ok(list) => list.items,
-                Err(error) => {
-                    if error.is_gone() {
-                        noted.done();
-                    }
-                    return;
-                }
-            };
-        for file in files.iter().filter(|file| file.path.ends_with(base)) {
-            self.state().records.bury(&container, &file.id);
-            self.delete_version(&container, &file.id).await;
-        }
-        noted.done();
     }
 
     async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {

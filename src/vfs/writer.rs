@@ -14,6 +14,7 @@ use crate::journal::stage::Sent;
 use crate::namespace::inode::Ino;
 use crate::vfs::emptied::Emptied;
 use crate::vfs::placing::Place;
+use crate::vfs::promise::Closed;
 use crate::vfs::{Error, Result, State, Vfs, attr};
 
 /// A file that is being written, or whose bytes are on their way.
@@ -45,6 +46,8 @@ pub(super) struct Inner {
     pub(super) placing: Option<Place>,
     /// The present bytes are closed, and a note beside them says so.
     promised: bool,
+    /// The serial numbers of bytes that are closed, beside which a note is being written that says so.
+    pub(super) closing: Vec<u64>,
     /// The note beside the present bytes says that the server has them.
     noted_as_arrived: bool,
     /// The attributes beside promised bytes are going to be noted again.
@@ -84,8 +87,12 @@ impl Inner {
 
     /// The POST under way, if it is of the present bytes.
     pub(super) fn sending_present(&self) -> Option<Sent> {
-        let present = self.staging.as_ref()?.serial();
-        self.sending.clone().filter(|_| self.travels == Some(present))
+        self.sending_of(self.staging.as_ref()?)
+    }
+
+    /// The POST under way, if it is of these bytes.
+    pub(super) fn sending_of(&self, staging: &Staging) -> Option<Sent> {
+        self.sending.clone().filter(|_| self.travels == Some(staging.serial()))
     }
 
     /// Whether the staging file with this number is among those of the file.
@@ -100,14 +107,23 @@ impl Inner {
         self.kept.extract_if(.., is_meant).chain(self.inherited.extract_if(.., is_meant)).next()
     }
 
-    fn is_present(&self, staging: &Arc<Staging>) -> bool {
+    /// These bytes, if newer ones are in their place and they are kept.
+    fn older(&self, staging: &Arc<Staging>) -> Option<Arc<Staging>> {
+        self.kept.iter().find(|kept| Arc::ptr_eq(kept, staging)).cloned()
+    }
+
+    pub(super) fn is_present(&self, staging: &Arc<Staging>) -> bool {
         self.staging.as_ref().is_some_and(|present| Arc::ptr_eq(present, staging))
     }
 
-    /// Whether the present bytes may not be changed where they are: they travel, are promised, or have to be
-    /// because the file was renamed.
+    /// Whether the present bytes may not be changed where they are: they travel, are promised or about to be,
+    /// or have to be because the file was renamed.
     pub(super) fn is_fixed(&self) -> bool {
-        self.frozen || self.promised || (self.noted_as_arrived && self.is_dirty())
+        self.frozen || self.promised || self.is_closing() || (self.noted_as_arrived && self.is_dirty())
+    }
+
+    fn is_closing(&self) -> bool {
+        self.staging.as_ref().is_some_and(|present| self.closing.contains(&present.serial()))
     }
 
     /// Whether the present bytes may be changed once their note no longer says that the server has them.
@@ -240,6 +256,7 @@ impl Writer {
                 frozen: false,
                 placing: None,
                 promised: false,
+                closing: Vec::new(),
                 noted_as_arrived: false,
                 noting_attributes: false,
                 kept: Vec::new(),
@@ -341,13 +358,29 @@ impl Writer {
         Some(done)
     }
 
-    /// Freezes the present bytes.
-    pub(super) fn freeze(&self) -> Option<Frozen> {
+    /// Freezes the present bytes, or those that were closed, if they are here still.
+    pub(super) fn freeze(&self, closed: Option<&Closed>) -> Option<Frozen> {
         let mut inner = self.inner();
-        let staging = inner.staging.clone()?;
-        inner.frozen = true;
-        inner.travels = Some(staging.serial());
-        Some(Frozen { staging, generation: inner.generation, len: inner.len })
+        let present = inner.staging.clone()?;
+        let older = closed.and_then(|closed| Some((closed, inner.older(closed.staging.as_ref()?)?)));
+        let frozen = match older {
+            Some((closed, staging)) => Frozen { staging, generation: closed.generation, len: closed.len },
+            None => {
+                inner.frozen = true;
+                Frozen { staging: present, generation: inner.generation, len: inner.len }
+            }
+        };
+        inner.travels = Some(frozen.staging.serial());
+        Some(frozen)
+    }
+
+    /// Unfreezes bytes that were not sent after all.
+    pub(super) fn unfreeze(&self, frozen: &Frozen) {
+        let mut inner = self.inner();
+        (inner.travels, inner.sending) = (None, None);
+        if inner.is_present(&frozen.staging) {
+            inner.frozen = false;
+        }
     }
 
     /// A POST of the frozen bytes begins.
@@ -385,15 +418,6 @@ impl Writer {
             }
             newer
         });
-    }
-
-    /// Unfreezes bytes that were not sent after all.
-    pub(super) fn unfreeze(&self, frozen: &Frozen) {
-        let mut inner = self.inner();
-        (inner.travels, inner.sending) = (None, None);
-        if inner.is_present(&frozen.staging) {
-            inner.frozen = false;
-        }
     }
 
     /// The present bytes are promised: a durable note lies beside them, which names what older bytes may have
@@ -538,59 +562,5 @@ impl Vfs {
             let ino = ino.ok_or_else(|| Error::quiet(libc::EBADF))?;
             self.prepare(ino, u64::MAX).await?;
         }
-    }
-
-    /// Changes the length of a file; by path, that is a save of its own.
-    pub(super) async fn truncate(
-        self: &std::sync::Arc<Self>,
-        ino: Ino,
-        size: u64,
-        handle: Option<u64>,
-    ) -> Result<()> {
-        if self.state().tree.file(ino).is_none() {
-            return Err(Error::quiet(libc::EISDIR));
-        }
-        if self.config.no_overwrite && handle.is_none() {
-            return Err(Error::quiet(libc::EPERM));
-        }
-        if self.state().local_len(ino).is_none() {
-            self.ensure_size(ino).await?;
-        }
-        let present = {
-            let state = self.state();
-            state.local_len(ino).or_else(|| self.size_of(state.tree.file(ino)?))
-        };
-        if present == Some(size) {
-            return Ok(());
-        }
-        if size == 0 {
-            self.empty(ino)?;
-        } else {
-            // Of a version that is not here only what stays is fetched, so its length tells nothing now.
-            loop {
-                if let Some(done) = self.prepare(ino, size).await?.set_len(size) {
-                    done?;
-                    break;
-                }
-            }
-        }
-        self.state().touched(ino);
-        if handle.is_some() || self.state().open_for_writing(ino) {
-            return Ok(());
-        }
-        self.save(ino, true).await
-    }
-
-    /// Makes an open file at least `len` bytes long, as `fallocate(2)` does.
-    ///
-    /// # Errors
-    /// `ENOSPC` of the local disk, or the server's if the version underneath must be fetched.
-    pub async fn extend(self: &Arc<Self>, ino: Ino, handle: u64, len: u64) -> Result<()> {
-        self.check_writable()?;
-        let writer = self.prepare(ino, u64::MAX).await?;
-        if writer.len().is_some_and(|present| present < len) {
-            self.truncate(ino, len, Some(handle)).await?;
-        }
-        Ok(())
     }
 }

@@ -24,6 +24,8 @@ const DIRECTORIES: [&str; 4] = ["d", "e", "d/f", "g"];
 /// Names of what tools write beside a file: two that stay here, and one that is sent if it stays.
 const SCRATCH: [&str; 3] = ["a~", "d/b~", DEFERRED];
 const DEFERRED: &str = "sedAbCdEf";
+/// Longer than all steps take.
+const LAGS_TO_THE_END: Duration = Duration::from_secs(600);
 /// Names that somebody else writes, and that are renamed and removed here.
 const REMOTE: [&str; 2] = ["r1.csv", "r2.csv"];
 
@@ -54,6 +56,14 @@ struct Setting {
     profile: Profile,
     replace: ReplaceByName,
     write_back: Option<Duration>,
+    lag: Lag,
+}
+
+/// How long lists miss what was uploaded, and show what was deleted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lag {
+    uploads: Duration,
+    deletes: Duration,
 }
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -118,7 +128,14 @@ fn setting() -> impl Strategy<Value = Setting> {
         profile,
         replace,
         write_back,
+        lag: Lag::default(),
     })
+}
+
+/// No lag, one that ends between two steps, and one that ends with the steps.
+fn lag() -> impl Strategy<Value = Lag> {
+    let lag = || prop_oneof![3 => Just(Duration::ZERO), 1 => Just(Duration::from_millis(30)), 1 => Just(LAGS_TO_THE_END)];
+    (lag(), lag()).prop_map(|(uploads, deletes)| Lag { uploads, deletes })
 }
 
 /// A call said what it should; with a fault about, it may fail.
@@ -132,6 +149,7 @@ fn check(step: &Step, expected: Expected, outcome: &Result<(), containerfs::vfs:
 
 struct Run {
     world: World,
+    lag: Lag,
     reference: Reference,
     /// Whether a fault may still wait for a request.
     faulty: bool,
@@ -169,6 +187,13 @@ impl Run {
     }
 
     fn step(&mut self, step: &Step) {
+        if let Step::RemoteWrite(name, _) | Step::RemoteDelete(name) = step
+            && !self.lag.deletes.is_zero()
+            && self.remote_id(name).is_some()
+        {
+            // What somebody else has deleted is shown until a list says so.
+            return;
+        }
         let (world, reference) = (&mut self.world, &mut self.reference);
         let (faulty, refusing) = (self.faulty, self.refusing);
         match step {
@@ -316,6 +341,7 @@ impl Run {
     fn end(mut self) {
         self.world.emulator.faults().clear();
         self.look("at the end");
+        self.world.emulator.store().advance_clock(LAGS_TO_THE_END);
         // What stays here is no business of the server; renamed directories have taken some of it along.
         for path in self.reference.paths().into_iter().filter(|path| path.ends_with('~')) {
             let outcome = self.world.unlink(&path);
@@ -344,10 +370,19 @@ impl Run {
 }
 
 fn run(setting: &Setting, steps: &[Step]) {
-    let quirks = |quirks: &mut containerfs::emulator::Quirks| quirks.replace_by_name = setting.replace;
+    let quirks = |quirks: &mut containerfs::emulator::Quirks| {
+        quirks.replace_by_name = setting.replace;
+        (quirks.upload_list_lag, quirks.delete_list_lag) = (setting.lag.uploads, setting.lag.deletes);
+    };
     let world = World::new(setting.profile, quirks, setting.write_back);
-    let mut run =
-        Run { world, reference: Reference::default(), faulty: false, refusing: false, unfinished: false };
+    let mut run = Run {
+        world,
+        lag: setting.lag,
+        reference: Reference::default(),
+        faulty: false,
+        refusing: false,
+        unfinished: false,
+    };
     for step in steps {
         run.step(step);
     }
@@ -381,7 +416,9 @@ proptest! {
     fn the_filesystem_does_what_the_reference_does(
         setting in setting(),
         steps in prop::collection::vec(step(), 1..40),
+        // Last, so that what was found before it was thought of is found still.
+        lag in lag(),
     ) {
-        run(&setting, &steps);
+        run(&Setting { lag, ..setting }, &steps);
     }
 }

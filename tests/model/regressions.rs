@@ -7,10 +7,10 @@ use containerfs::emulator::{Fault, FaultRule, Kind, Profile, ReplaceByName};
 
 use crate::reference::Bytes;
 use crate::world::World;
-use crate::{Setting, Step, run};
+use crate::{LAGS_TO_THE_END, Lag, Setting, Step, run};
 
 fn setting(profile: Profile, write_back: Option<Duration>) -> Setting {
-    Setting { profile, replace: ReplaceByName::Second, write_back }
+    Setting { profile, replace: ReplaceByName::Second, write_back, lag: Lag::default() }
 }
 
 fn save(path: &'static str, bytes: &str) -> Step {
@@ -167,4 +167,12 @@ fn what_is_emptied_while_its_bytes_are_fetched_is_empty() {
     });
     assert_eq!(world.read_through(reader).unwrap(), b"\0\0\0\0\0\0\0\0\0\0A");
     world.close(reader).unwrap();
+}
+
+#[test]
+fn a_probe_that_a_list_shows_late_is_shown_to_nobody() {
+    let lag = Lag { uploads: LAGS_TO_THE_END, ..Lag::default() };
+    let lost = Step::Fault(Kind::Upload, Fault::ResetAfter);
+    let steps = [Step::Mkdir("d"), lost, save("d/b", "bytes"), Step::Crash, save("d/b", "more")];
+    run(&Setting { lag, ..setting(Profile::Openai, None) }, &steps);
 }

@@ -1,11 +1,13 @@
 //! `--write-back`: close returns at once, and the server sees what the final state costs.
 
 use std::fs;
+use std::io::Write;
+use std::time::Duration;
 
 use containerfs::emulator::Fault;
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
-use crate::env::{errno, noise, on_both_profiles, on_openai, wait_until};
+use crate::env::{errno, noise, on_both_profiles, on_openai, save, wait_until};
 
 const LONG: &[&str] = &["--write-back", "--write-back-delay", "1h"];
 
@@ -199,5 +201,23 @@ fn what_a_rename_replaces_is_never_shown_beside_it() {
             env.store().files(&id).len() == 1
         });
         assert_eq!(mount.sh("c", "cat to"), "from");
+    });
+}
+
+#[test]
+fn what_is_written_still_is_not_sent_behind_an_earlier_close() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--write-back", "--write-back-delay", "300ms"]);
+        assert_eq!(save(&mount.path("c/f"), b"the first save"), Ok(()));
+        let mut file = fs::File::create(mount.path("c/f")).unwrap();
+        file.write_all(b"half a sen").unwrap();
+        std::thread::sleep(Duration::from_millis(900));
+        assert_eq!(env.count(Upload), 0);
+        file.write_all(b"tence").unwrap();
+        drop(file);
+        wait_until("it is sent", || env.count(Upload) == 1);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"half a sentence");
     });
 }

@@ -1,0 +1,155 @@
+//! What `close` and `fsync` promise: bytes are on the server, or durable here with a note beside them.
+//!
+//! Closed bytes are kept from changes until the note is written: whoever opens the file meanwhile changes a
+//! copy, and what nobody has closed is never taken for what somebody has.
+
+use std::sync::Arc;
+
+use crate::journal::scratch::Class;
+use crate::journal::{Meta, Staging};
+use crate::namespace::inode::Ino;
+use crate::vfs::shelve::GRACE;
+use crate::vfs::writer::Writer;
+use crate::vfs::{Result, State, Vfs};
+
+/// Why bytes are saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// A program waits that closes or syncs them. An empty file waits for its last close all the same.
+    Asked,
+    /// After the last close: not if the file is open again and what it holds was not closed by anybody.
+    Closed,
+    /// Whatever there is counts as closed.
+    Ended,
+}
+
+/// Bytes that a program has closed and that are about to be promised. A change meanwhile goes to a copy.
+pub(super) struct Closed {
+    writer: Arc<Writer>,
+    /// None if they are not here, and so not changed.
+    pub(super) staging: Option<Arc<Staging>>,
+    pub(super) len: u64,
+    /// The change that they are.
+    pub(super) generation: u64,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let Some(staging) = &self.staging else { return };
+        let mut inner = self.writer.inner();
+        if let Some(at) = inner.closing.iter().position(|serial| *serial == staging.serial()) {
+            inner.closing.swap_remove(at);
+        }
+    }
+}
+
+impl Vfs {
+    /// Saves a file: at once, or with `--write-back` once its bytes are durable here.
+    ///
+    /// # Errors
+    /// The outcome of the upload; `EIO` and the like leave the bytes pending.
+    pub(super) async fn save(self: &Arc<Self>, ino: Ino, when: When) -> Result<()> {
+        let (writer, class, closed) = {
+            let state = self.state();
+            let Some(writer) = state.writers.get(&ino).cloned() else { return Ok(()) };
+            let class = self.scratch_class(&state, ino);
+            let goes_at_once = class.is_none() && self.config.write_back.is_none();
+            let closed = match when {
+                When::Asked if writer.len() == Some(0) => Some(writer.close()),
+                When::Closed if state.is_written_still(ino, &writer) => return Ok(()),
+                _ if goes_at_once => None,
+                _ => Some(writer.close()),
+            };
+            (writer, class, closed)
+        };
+        let Some(closed) = closed else { return self.commit(ino, when).await };
+        let is_empty = closed.len == 0;
+        let promised = self.promise_closed(ino, &closed);
+        let delay = match (class, self.config.write_back) {
+            // Its upload waits for the last close; after a crash it is an empty file all the same.
+            _ if is_empty && when == When::Asked => return promised,
+            (Some(Class::Local), _) => return promised,
+            (Some(Class::Deferred), _) => GRACE,
+            (None, delay) => delay.unwrap_or_default(),
+        };
+        self.commit_in(delay, ino, &writer);
+        promised
+    }
+
+    /// Writes down whose bytes these will be, for whoever finds them after a crash. Those of a file that was
+    /// removed are nobody's.
+    pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
+        if self.state().writers.get(&ino).is_some_and(|writer| writer.inner().removed) {
+            staging.discard();
+            return Ok(());
+        }
+        let says = || Some(Meta { closed: false, reason: None, refused: false, ..self.meta(ino, None)? });
+        staging.note(false, says)?;
+        Ok(())
+    }
+
+    /// Makes the bytes of a closed file durable here.
+    pub(super) fn promise(&self, ino: Ino, writer: &Arc<Writer>) -> Result<()> {
+        self.promise_closed(ino, &writer.close())
+    }
+
+    /// The same, of bytes that are kept from changes until then.
+    fn promise_closed(&self, ino: Ino, closed: &Closed) -> Result<()> {
+        let (writer, Some(staging)) = (&closed.writer, &closed.staging) else { return Ok(()) };
+        let says = || {
+            let mut meta = self.meta(ino, None)?;
+            if !writer.has_present(staging) {
+                // Opened and emptied meanwhile.
+                meta.sent.retain(|sent| sent.sha256.is_some());
+                meta.sent.extend(writer.inner().sending_of(staging));
+            }
+            Some(meta)
+        };
+        loop {
+            if self.state().shelved_from(ino).is_some() && writer.inner().is_aside_just_now() {
+                return Ok(());
+            }
+            match staging.note(true, says) {
+                Ok(None) => return Ok(()),
+                Ok(Some(noted)) => {
+                    let state = self.state();
+                    // An upload of older bytes that landed meanwhile has changed what these will replace, or
+                    // a rename where they belong and what they have inherited.
+                    let stands = |now: Meta| now.says_the_same(&noted);
+                    if !writer.has_present(staging) || self.meta_now(&state, ino, None).is_some_and(stands) {
+                        let unneeded = writer.promised(staging);
+                        drop(state);
+                        drop(unneeded);
+                        return Ok(());
+                    }
+                }
+                // Uploaded meanwhile: there is nothing to promise.
+                Err(_) if !writer.inner().is_dirty() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Whether these are the present bytes.
+    pub(super) fn has_present(&self, staging: &Arc<Staging>) -> bool {
+        self.inner().is_present(staging)
+    }
+
+    /// Closes the present bytes.
+    pub(super) fn close(self: &Arc<Self>) -> Closed {
+        let mut inner = self.inner();
+        let (staging, len, generation) = (inner.staging.clone(), inner.len, inner.generation);
+        inner.closing.extend(staging.as_ref().map(|staging| staging.serial()));
+        Closed { writer: self.clone(), staging, len, generation }
+    }
+}
+
+impl State {
+    /// Whether somebody who has the file open has changed it since it was closed or synced, or may be about to
+    /// write what belongs in an empty one.
+    pub(super) fn is_written_still(&self, ino: Ino, writer: &Writer) -> bool {
+        self.open_for_writing(ino) && (!writer.is_promised() || writer.len() == Some(0))
+    }
+}
