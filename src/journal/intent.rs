@@ -88,6 +88,13 @@ pub struct Rename {
     pub posted: bool,
 }
 
+impl Rename {
+    /// The old path of one of its files.
+    pub fn from_of(&self, step: &Move) -> String {
+        format!("{}{}", self.from, step.to.strip_prefix(&self.to).unwrap_or_default())
+    }
+}
+
 /// One file of a rename.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {

@@ -292,6 +292,11 @@ impl Tree {
         self.get(parent)?.children()?.get(name).copied()
     }
 
+    /// What is shown at a path below a directory or container.
+    pub fn find(&self, below: Ino, path: &str) -> Option<Ino> {
+        path.split('/').try_fold(below, |at, name| self.child(at, name))
+    }
+
     /// The path below the container under which `ino` is (or was last) shown; empty for the container.
     pub fn path(&self, ino: Ino) -> String {
         let mut parts = Vec::new();

@@ -270,6 +270,7 @@ impl Vfs {
         frozen: &Frozen,
     ) -> Result<(api::File, Option<Announced>)> {
         let filename = self.filename(&to.container, &to.path).await?;
+        let _turn = budget::free(self.names.take(&to.container, &to.path)).await;
         budget::free(self.deleted_before(&to.container, &to.path)).await;
         let known = {
             let state = self.state();

@@ -3,10 +3,9 @@
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
-//! server's; `promise` makes them
-//! durable, `commit` brings them there; `freshness` keeps listings young, `shown` knows what the kernel may
-//! keep of them, `unlisted` asks for what they miss, and `versions` tells a file from what stood under its id
-//! before.
+//! server's; `promise` makes them durable, `commit` brings them there; `freshness` keeps listings young,
+//! `shown` knows what the kernel may keep of them, `unlisted` asks for what they miss, and `versions` tells a
+//! file from what stood under its id before.
 
 mod ahead;
 pub mod attr;
@@ -202,6 +201,8 @@ pub struct Vfs {
     invalidations_out: Mutex<Option<mpsc::UnboundedReceiver<Notice>>>,
     /// Held while it is found out whether the server keeps directories.
     probing: tokio::sync::Mutex<()>,
+    /// Who may send something under a name.
+    names: sending::NameTurns,
     started: Instant,
     since: jiff::Timestamp,
     mount_id: std::sync::OnceLock<u64>,
@@ -319,6 +320,7 @@ impl Vfs {
             invalidations,
             invalidations_out: Mutex::new(Some(invalidations_out)),
             probing: tokio::sync::Mutex::new(()),
+            names: sending::NameTurns::default(),
             started,
             since: jiff::Timestamp::now(),
             mount_id: std::sync::OnceLock::new(),

@@ -15,6 +15,7 @@ use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Noted, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::lost::Lost;
+use crate::vfs::sending::NameTurn;
 use crate::vfs::{Error, Result, State, Vfs, attr, commit};
 
 /// Files of a rename that travel at once.
@@ -62,6 +63,8 @@ pub(super) struct Arrived {
     noted: Noted,
     rename: Rename,
     moved: Vec<Moved>,
+    /// Nobody sends anything under the new names before the rename is done with or undone.
+    _turns: Vec<NameTurn>,
 }
 
 impl Vfs {
@@ -85,6 +88,13 @@ impl Vfs {
             }
             None => (self.journal.intend(&Intent::Rename(rename.clone()))?, HashMap::new()),
         };
+        let mut names: Vec<&str> = journey.legs.iter().map(|leg| leg.to.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut turns = Vec::new();
+        for name in names {
+            turns.push(budget::free(self.names.take(&journey.container, name)).await);
+        }
         let failed = AtomicBool::new(false);
         let outcomes: Vec<Result<Moved>> = futures_util::stream::iter(journey.legs.clone())
             .map(|leg| {
@@ -120,15 +130,20 @@ impl Vfs {
             step.new = arrived.map(|moved| moved.new.id.clone());
         }
         let noted_down = outcome.and_then(|()| Ok(noted.write(&Intent::Rename(rename.clone()))?));
+        let arrived = Arrived { noted, rename, moved, _turns: turns };
         if let Err(error) = noted_down {
-            for moved in moved {
-                self.state().records.bury(&journey.container, &moved.new.id);
-                self.delete_version(&journey.container, &moved.new.id).await;
-            }
-            noted.done();
+            self.undo(arrived).await;
             return Err(error);
         }
-        Ok(Arrived { noted, rename, moved })
+        Ok(arrived)
+    }
+
+    /// Deletes what a rename has sent, and strikes it out.
+    pub(super) async fn undo(&self, arrived: Arrived) {
+        for moved in arrived.moved {
+            self.delete_version(&arrived.rename.container, &moved.new.id).await;
+        }
+        arrived.noted.done();
     }
 
     fn rename_intent(&self, journey: &Journey) -> Rename {

@@ -147,6 +147,13 @@ impl Vfs {
         begun: Option<Begun>,
     ) -> Result<()> {
         let turns = self.turns([ino].into_iter().chain(target)).await;
+        let resumed = begun.as_ref().map(|begun| begun.rename.clone());
+        if let Some(begun) =
+            begun.as_ref().filter(|begun| !self.state().is_as_left(&begun.rename, ino, target))
+        {
+            self.call_off(begun).await;
+            return Ok(());
+        }
         let writer = self.state().writers.get(&ino).cloned();
         let (container, from, path, server, returns) = {
             let state = self.state();
@@ -212,6 +219,10 @@ impl Vfs {
         let legs = vec![Leg { ino, old, to: path.clone() }];
         let journey = Journey { container: container.clone(), from, to: path.clone(), legs, replaces, begun };
         let mut arrived = self.relocate(journey).await?;
+        if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, ino, target)) {
+            self.undo(arrived).await;
+            return Ok(());
+        }
         let (replaced, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
@@ -322,6 +333,13 @@ impl Vfs {
     ) -> Result<()> {
         let inside: Vec<Ino> = self.state().files_below(ino);
         let turns = self.turns(inside).await;
+        let resumed = begun.as_ref().map(|begun| begun.rename.clone());
+        if let Some(begun) =
+            begun.as_ref().filter(|begun| !self.state().is_as_left(&begun.rename, ino, target))
+        {
+            self.call_off(begun).await;
+            return Ok(());
+        }
         let journey = {
             let state = self.state();
             let container = state.tree.container_of(ino).and_then(|ino| state.tree.container(ino));
@@ -341,6 +359,10 @@ impl Vfs {
         };
         let (old_path, new_path) = (journey.from.clone(), journey.to.clone());
         let mut arrived = self.relocate(journey).await?;
+        if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, ino, target)) {
+            self.undo(arrived).await;
+            return Ok(());
+        }
         let (unwanted, unsent) = {
             let mut guard = self.state();
             let state = &mut *guard;

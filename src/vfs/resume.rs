@@ -105,13 +105,14 @@ impl Vfs {
         };
         let Some((source, target, parent, name)) = place else {
             // The old name means something else by now, or the new one does: both stay.
-            let mut state = self.state();
-            let container = state.tree.containers.get(&rename.container).copied();
-            if let Some(container) = container.and_then(|ino| state.tree.container_mut(ino)) {
-                container.listed = None;
+            {
+                let mut state = self.state();
+                let container = state.tree.containers.get(&rename.container).copied();
+                if let Some(container) = container.and_then(|ino| state.tree.container_mut(ino)) {
+                    container.listed = None;
+                }
             }
-            drop(state);
-            noted.done();
+            self.call_off(&Begun { noted, rename, sent }).await;
             return Ok(());
         };
         let begun = Some(Begun { noted, rename, sent });
@@ -120,6 +121,24 @@ impl Vfs {
         } else {
             self.rename_directory(source, target, parent, &name, begun).await
         }
+    }
+
+    /// Somebody has changed what a rename was about, which nobody was told had happened: what it has sent goes,
+    /// unless it is all that there is.
+    pub(super) async fn call_off(&self, begun: &Begun) {
+        let container = &begun.rename.container;
+        for step in &begun.rename.moves {
+            let Some(sent) = begun.sent.get(&step.id) else { continue };
+            let is_ours_to_delete = {
+                let state = self.state();
+                state.records.is_buried(container, &step.id)
+                    || state.is_there(container, &begun.rename.from_of(step))
+            };
+            if is_ours_to_delete {
+                self.delete_version(container, &sent.id).await;
+            }
+        }
+        begun.noted.done();
     }
 
     /// The version that a rename has made before it died: an unknown one under the new name, with the bytes
@@ -173,6 +192,36 @@ impl State {
         if was_directory {
             self.move_directory_records(&rename.container, &rename.from, &rename.to);
         }
+    }
+
+    /// Whether a rename of an earlier mount can go on: nobody has touched what was to be renamed, or put
+    /// anything where it goes.
+    pub(super) fn is_as_left(&self, rename: &Rename, source: Ino, target: Option<Ino>) -> bool {
+        let Some(container) = self.tree.containers.get(&rename.container).copied() else { return false };
+        let is_dirty = |ino: Ino| self.writers.get(&ino).is_some_and(|writer| writer.inner().is_dirty());
+        let is_source = self.tree.is_linked(source)
+            && self.tree.path(source) == rename.from
+            && match self.tree.file(source) {
+                Some(file) => file.id() == rename.moves.first().map(|step| &step.id) && !is_dirty(source),
+                None => true,
+            };
+        let stands = self.tree.find(container, &rename.to);
+        let is_free =
+            stands.into_iter().chain(target.filter(|target| self.tree.is_linked(*target))).all(|stands| {
+                match self.tree.get(stands).and_then(|node| node.children()) {
+                    Some(children) => children.is_empty(),
+                    None => {
+                        let id = self.tree.file(stands).and_then(|file| file.id());
+                        !is_dirty(stands) && id.is_some_and(|id| rename.replaces.contains(id))
+                    }
+                }
+            });
+        is_source && is_free
+    }
+
+    fn is_there(&self, container: &ContainerId, path: &str) -> bool {
+        let container = self.tree.containers.get(container);
+        container.is_some_and(|container| self.tree.find(*container, path).is_some())
     }
 
     /// What a rename of an earlier mount was about, if it still has its old name.

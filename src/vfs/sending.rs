@@ -1,12 +1,13 @@
 //! POSTs under way: what a list already shows of them belongs to a file that is shown anyway, and what a reply
 //! says is looked at before it is believed.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::api::{self, ContainerId, FileId};
 use crate::namespace::inode::Ino;
@@ -46,7 +47,36 @@ pub struct UnderWay {
 #[derive(Debug, Default)]
 pub(super) struct Sending {
     next: u64,
-    posts: std::collections::HashMap<u64, Post>,
+    posts: HashMap<u64, Post>,
+}
+
+/// POSTs under one name follow each other, whatever files they are of: on a server that replaces by name the later
+/// one takes the place of the earlier.
+#[derive(Debug, Default)]
+pub(super) struct NameTurns(Mutex<HashMap<(ContainerId, String), Turn>>);
+
+type Turn = Weak<tokio::sync::Mutex<()>>;
+
+/// The name is somebody's for as long as this value lives.
+pub(super) type NameTurn = OwnedMutexGuard<()>;
+
+impl NameTurns {
+    /// Waits for a name. Who takes several takes them in order.
+    pub(super) async fn take(&self, container: &ContainerId, path: &str) -> NameTurn {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if turns.len() == turns.capacity() {
+                turns.retain(|_, turn| turn.strong_count() > 0);
+            }
+            let turn = turns.entry((container.clone(), path.to_owned())).or_default();
+            turn.upgrade().unwrap_or_else(|| {
+                let new = Arc::default();
+                *turn = Arc::downgrade(&new);
+                new
+            })
+        };
+        turn.lock_owned().await
+    }
 }
 
 /// A POST is under way for as long as this value lives.

@@ -167,6 +167,51 @@ fn a_post_of_a_rename_that_lands_after_a_later_mount_has_renamed_again_is_found_
     });
 }
 
+/// A mount that takes up a rename of `c/old` to `c/new` whose POST the one before it had begun, and that does
+/// not get on with it.
+fn amid_a_rename_that_is_taken_up(env: &Env, then: impl Fn(&Mount)) {
+    let mut mount = env.mount(&[]);
+    assert_eq!(fs::read(mount.path("c/old")).unwrap(), b"precious");
+    env.emulator.forget_requests();
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangBefore));
+    thread::scope(|scope| {
+        scope.spawn(|| fs::rename(mount.dir.join("c/old"), mount.dir.join("c/new")));
+        wait_until("the POST is under way", || env.count(Upload) == 1);
+        thread::sleep(Duration::from_millis(50));
+        let pid = nix::unistd::Pid::from_raw(mount.pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    });
+    mount.kill();
+    drop(mount);
+    env.emulator.forget_requests();
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::Delay { millis: 1000 }));
+    let mount = env.mount(&[]);
+    wait_until("it is taken up", || env.count(Upload) == 1);
+    then(&mount);
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(mount.unmount(env), (0, 0));
+}
+
+#[test]
+fn a_rename_that_is_taken_up_spares_what_has_been_saved_meanwhile() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "old", b"precious");
+        amid_a_rename_that_is_taken_up(env, |mount| {
+            assert_eq!(save(&mount.path("c/new"), b"another's"), Ok(()));
+        });
+        assert_eq!(env.bytes_on_server(&id, "old"), b"precious");
+        assert_eq!(env.bytes_on_server(&id, "new"), b"another's");
+
+        env.store().delete_file(&id, &env.versions(&id, "new")[0].id);
+        amid_a_rename_that_is_taken_up(env, |mount| {
+            assert_eq!(save(&mount.path("c/old"), b"newer"), Ok(()));
+        });
+        assert_eq!(env.bytes_on_server(&id, "old"), b"newer");
+        assert_eq!(env.versions(&id, "new").len(), 0);
+    });
+}
+
 #[test]
 fn what_is_made_an_hour_after_a_lost_post_is_somebody_elses() {
     on_openai(|env| {
@@ -236,7 +281,7 @@ fn what_is_set_on_an_unsent_file_after_its_close_outlives_a_crash() {
         };
         let before = shown(&mount);
         assert_eq!((before.0, before.1), (1_234_567_890, 0o640));
-        let is_written_down = || env.notes().iter().any(|note| note.contains("\"mode\": 416"));
+        let is_written_down = || env.notes("meta.json").iter().any(|note| note.contains("\"mode\": 416"));
         wait_until("it is written down", is_written_down);
         mount.kill();
         drop(mount);

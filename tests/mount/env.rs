@@ -233,9 +233,9 @@ impl Env {
         traces
     }
 
-    /// What the journal says beside the bytes that it keeps.
-    pub(crate) fn notes(&self) -> Vec<String> {
-        let is_note = |file: &PathBuf| file.file_name().is_some_and(|name| name == "meta.json");
+    /// What the journal says in files of this name: `meta.json` beside the bytes that it keeps, `intent.json`.
+    pub(crate) fn notes(&self, name: &str) -> Vec<String> {
+        let is_note = |file: &PathBuf| file.file_name().is_some_and(|found| found == name);
         let notes = self.kept_files().into_iter().filter(is_note);
         notes.filter_map(|note| fs::read_to_string(note).ok()).collect()
     }
