@@ -228,15 +228,8 @@ impl Vfs {
     }
 
     /// Deletes what a rename has left behind, and strikes it out.
-    pub(super) async fn finish(&self, arrived: Arrived, replaced: Vec<FileId>) {
-        let news: Vec<&FileId> = arrived.moved.iter().map(|moved| &moved.new.id).collect();
-        let olds = arrived.rename.moves.iter().map(|step| step.id.clone());
-        let gone: Vec<FileId> = olds.chain(replaced).filter(|id| !news.contains(&id)).collect();
+    pub(super) async fn finish(&self, arrived: Arrived, gone: Vec<FileId>) {
         let container = &arrived.rename.container;
-        {
-            let mut state = self.state();
-            gone.iter().for_each(|id| state.records.bury(container, id));
-        }
         futures_util::stream::iter(gone)
             .for_each_concurrent(AT_ONCE, |id| async move { self.delete_version(container, &id).await })
             .await;
@@ -252,9 +245,11 @@ impl Moved {
 
 impl State {
     /// The versions of a rename stand for their files from now on. Called when these have their new names.
-    /// Returns versions that nobody wants any more.
-    pub(super) fn arrived(&mut self, arrived: &mut Arrived) -> Vec<FileId> {
-        let mut unwanted = Vec::new();
+    /// Returns the versions that nobody wants any more, those in `replaced` among them: a list that comes now
+    /// shows none of them.
+    pub(super) fn arrived(&mut self, arrived: &mut Arrived, replaced: Vec<FileId>) -> Vec<FileId> {
+        let mut unwanted = replaced;
+        unwanted.extend(arrived.rename.moves.iter().map(|step| step.id.clone()));
         arrived.moved.retain(|moved| {
             let node = self.tree.get(moved.ino).filter(|node| node.linked);
             let still_there = node.and_then(|node| node.file()?.id()) == Some(&moved.old);
@@ -269,6 +264,8 @@ impl State {
             }
             true
         });
+        unwanted.retain(|id| arrived.moved.iter().all(|moved| moved.new.id != *id));
+        unwanted.iter().for_each(|id| self.records.bury(&arrived.rename.container, id));
         unwanted
     }
 }

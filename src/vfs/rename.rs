@@ -243,8 +243,7 @@ impl Vfs {
             }
             state.leave_directory(ino);
             let unneeded = state.put(ino, target, to, name);
-            replaced.extend(state.arrived(&mut arrived));
-            (replaced, unneeded)
+            (state.arrived(&mut arrived, replaced), unneeded)
         };
         drop(unneeded);
         self.settle_shelved(&replaced)?;
@@ -370,7 +369,7 @@ impl Vfs {
                 state.clear(stands);
             }
             state.move_directory(ino, to, name, &old_path, &new_path);
-            let unwanted = state.arrived(&mut arrived);
+            let unwanted = state.arrived(&mut arrived, Vec::new());
             let mut unsent = Vec::new();
             for file in state.files_below(ino) {
                 if let Some(writer) = state.writers.get(&file) {

@@ -29,7 +29,7 @@ impl Vfs {
                 }
             }
         });
-        asked.buffered(AT_ONCE).filter_map(async |found| found).collect().await
+        asked.buffered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
     /// A version that a list does not show and that may be there all the same: gone only if its id answers
