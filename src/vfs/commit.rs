@@ -205,7 +205,7 @@ impl Vfs {
         if let Err(error) = self.downloads.cache().adopt_copy(&key, &frozen.staging.data()) {
             tracing::warn!(%error, "an upload was not kept in the cache");
         }
-        self.settle_shelved_before(&uploaded.id);
+        self.take_over(&uploaded.id, ino);
         let (replaced, removed, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
@@ -255,7 +255,7 @@ impl Vfs {
                 tracing::warn!(%error, "what an upload replaces stays until the next save: a note could not be written");
                 // They are shown again.
                 let mut state = self.state();
-                replaced.iter().for_each(|id| state.is_wanted_again(&to.container, id));
+                replaced.iter().for_each(|id| _ = state.is_wanted_again(&to.container, id));
                 writer.inner().replaces.extend(replaced);
             }
         }
@@ -303,7 +303,7 @@ impl Vfs {
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
         let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         steps::step();
-        let sent = self.client.upload_watched(&to.container, &filename, body, announced.sent()).await;
+        let sent = self.upload_to_stay(&to.container, &filename, body, announced.sent()).await;
         let (sent, is_lost) = announced.outcome(sent, |id| {
             let inner = writer.inner();
             inner.base.as_ref().is_some_and(|base| base.id == *id) || inner.replaces.contains(id)

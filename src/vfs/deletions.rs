@@ -1,12 +1,14 @@
 //! Versions that are not wanted any more: deleted, or named in the journal until they are.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::api::{ContainerId, FileId};
+use crate::api::client::UploadBody;
+use crate::api::{self, ContainerId, ErrorKind, FileId, budget};
 use crate::journal::{Intent, Noted, steps};
 use crate::vfs::{Error, Result, State, Vfs};
 
@@ -156,6 +158,49 @@ impl Vfs {
         }
     }
 
+    /// Whether a version that an upload was answered with is there. If it was about to be deleted it is not any
+    /// more, or has been.
+    async fn survives(&self, container: &ContainerId, id: &FileId) -> api::error::Result<bool> {
+        let under_way: Vec<Arc<Unwanted>> = {
+            let mut state = self.state();
+            if !state.is_wanted_again(container, id) {
+                return Ok(true);
+            }
+            let of_id =
+                |unwanted: &&Arc<Unwanted>| unwanted.container == *container && unwanted.ids.contains(id);
+            state.undeleted.iter().filter(of_id).cloned().collect()
+        };
+        for unwanted in under_way {
+            drop(budget::free(unwanted.turn.lock()).await);
+        }
+        match self.client.retrieve_file(container, id).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ErrorKind::FileNotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Uploads, and again if the server has given the id of a version to it that is deleted at that moment.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(super) async fn upload_to_stay(
+        &self,
+        container: &ContainerId,
+        filename: &str,
+        body: UploadBody,
+        sent: Arc<AtomicU64>,
+    ) -> api::error::Result<api::File> {
+        loop {
+            let file = self.client.upload_watched(container, filename, body.clone(), sent.clone()).await?;
+            match self.survives(container, &file.id).await {
+                Ok(true) => return Ok(file),
+                Ok(false) => {}
+                Err(error) => return Err(api::Error { may_have_happened: true, ..error }),
+            }
+        }
+    }
+
     /// Takes up a deletion of an earlier mount.
     pub(super) async fn resume_deletion(&self, container: ContainerId, ids: Vec<FileId>, noted: Noted) {
         self.delete(Unwanted::new(container, ids, Some(noted))).await;
@@ -163,19 +208,20 @@ impl Vfs {
 }
 
 impl State {
-    /// An upload was answered with the id of a version that was not wanted any more: it is not deleted now.
-    pub(super) fn is_wanted_again(&mut self, container: &ContainerId, id: &FileId) {
-        if !self.records.unbury(container, id) {
-            return;
+    /// A version that was not wanted any more, if it is one, is not deleted now. Returns whether it is one.
+    pub(super) fn is_wanted_again(&mut self, container: &ContainerId, id: &FileId) -> bool {
+        let was_unwanted = self.records.unbury(container, id);
+        if was_unwanted {
+            for unwanted in self.undeleted.iter().filter(|unwanted| unwanted.container == *container) {
+                unwanted.give_up_one(id);
+            }
         }
-        for unwanted in self.undeleted.iter().filter(|unwanted| unwanted.container == *container) {
-            unwanted.give_up_one(id);
-        }
+        was_unwanted
     }
 }
 
 impl Unwanted {
-    fn new(container: ContainerId, ids: Vec<FileId>, noted: Option<Noted>) -> Self {
+    pub(super) fn new(container: ContainerId, ids: Vec<FileId>, noted: Option<Noted>) -> Self {
         let (turn, failed, settled) = Default::default();
         Self { container, ids, path: None, turn, failed, settled, noted }
     }

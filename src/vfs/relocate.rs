@@ -14,6 +14,7 @@ use crate::content::Key;
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Noted, steps};
 use crate::namespace::inode::Ino;
+use crate::vfs::deletions::Unwanted;
 use crate::vfs::lost::Lost;
 use crate::vfs::sending::NameTurn;
 use crate::vfs::{Error, Result, State, Vfs, attr, commit};
@@ -205,15 +206,14 @@ impl Vfs {
             let body = UploadBody::File { path: staging.data(), len };
             steps::step();
             let at = attr::now();
-            let sent = self.client.upload_watched(container, &filename, body, announced.sent()).await;
+            let sent = self.upload_to_stay(container, &filename, body, announced.sent()).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
             if is_lost {
                 self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known, at));
             }
             let new = Arc::new(commit::as_uploaded(sent?, len));
-            self.settle_shelved_before(&new.id);
+            self.take_over(&new.id, leg.ino);
             let mut state = self.state();
-            state.is_wanted_again(container, &new.id);
             state.not_lost(container, &leg.to, &new.id);
             drop(state);
             if let Err(error) = self.downloads.cache().adopt_copy(&Key::new(container, &new), &staging.data())
@@ -229,11 +229,7 @@ impl Vfs {
 
     /// Deletes what a rename has left behind, and strikes it out.
     pub(super) async fn finish(&self, arrived: Arrived, gone: Vec<FileId>) {
-        let container = &arrived.rename.container;
-        futures_util::stream::iter(gone)
-            .for_each_concurrent(AT_ONCE, |id| async move { self.delete_version(container, &id).await })
-            .await;
-        arrived.noted.done();
+        self.delete(Unwanted::new(arrived.rename.container, gone, Some(arrived.noted))).await;
     }
 }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::api::FileId;
 use crate::api::priority::{self, Urgency};
+use crate::api::{self, FileId};
 use crate::journal::Shelved;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -143,11 +143,35 @@ impl Vfs {
         }
     }
 
-    /// A version has arrived, perhaps in the place of one that a shelved file stood for: a server that
-    /// replaces by name may keep the id.
-    pub(super) fn settle_shelved_before(&self, arrived: &FileId) {
-        if let Err(error) = self.settle_shelved(std::slice::from_ref(arrived)) {
-            tracing::warn!(%error, "a file moved aside would be gone after a crash");
+    /// A version of `by` has arrived, perhaps under the id of one that another file stood for, or was to replace: a
+    /// server that replaces by name may keep the id. That file, whose bytes are here, stands for itself.
+    pub(super) fn take_over(&self, arrived: &FileId, by: Ino) {
+        let is_arrived = |version: &api::File| version.id == *arrived;
+        let others: Vec<(Ino, Arc<Writer>)> = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let names = |writer: &Writer| {
+                let inner = writer.inner();
+                inner.base.as_deref().is_some_and(is_arrived) || inner.replaces.contains(arrived)
+            };
+            let others = state.writers.iter().filter(|(ino, writer)| **ino != by && names(writer));
+            let others: Vec<_> = others.map(|(ino, writer)| (*ino, writer.clone())).collect();
+            for (ino, writer) in &others {
+                if state.tree.file(*ino).and_then(|file| file.id()) == Some(arrived) {
+                    state.tree.forget_server(*ino);
+                    state.shelved.retain(|_, shelved| shelved != ino);
+                }
+                let mut inner = writer.inner();
+                inner.base.take_if(|base| is_arrived(base));
+                inner.replaces.retain(|id| id != arrived);
+            }
+            others
+        };
+        for (ino, writer) in others {
+            let is_written_still = self.state().is_written_still(ino, &writer);
+            if !is_written_still && let Err(error) = self.promise(ino, &writer) {
+                tracing::warn!(%error, "a file would replace the one that has its version now, after a crash");
+            }
         }
     }
 

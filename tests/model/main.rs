@@ -243,13 +243,13 @@ impl Run {
                 let (expected, outcome) = (reference.may_rename(from, to), world.rename(from, to));
                 check(step, expected, &outcome, faulty);
                 if expected != Expected::Failure {
+                    if SCRATCH.contains(to) && !SCRATCH.contains(from) {
+                        reference.moves_aside(from, to);
+                    }
                     reference.renamed(from, to, outcome.is_ok() && !refusing);
                     if from != to {
                         reference.held_is_gone(to, outcome.is_ok());
                         reference.held_is_moved(from, to, outcome.is_ok());
-                    }
-                    if SCRATCH.contains(to) && !SCRATCH.contains(from) {
-                        reference.moved_aside(from, to);
                     }
                 }
             }

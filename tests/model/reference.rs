@@ -24,9 +24,9 @@ pub(crate) type Outcomes = BTreeSet<Option<Bytes>>;
 pub(crate) struct Reference {
     files: BTreeMap<String, Outcomes>,
     directories: BTreeSet<String>,
-    /// Scratch names that files of the server were moved to, and where these come from: soon after, a crash
-    /// undoes it.
-    aside: Vec<(String, String)>,
+    /// Scratch names that files of the server were moved to, where these come from, and what was there before:
+    /// soon after, a crash undoes it.
+    aside: Vec<(String, String, Outcomes)>,
     /// A file that is open over other steps.
     pub(crate) held: Option<Held>,
 }
@@ -122,23 +122,24 @@ impl Reference {
         self.change(path, succeeded, |_| None);
     }
 
-    pub(crate) fn moved_aside(&mut self, from: &str, to: &str) {
-        self.aside.push((to.to_owned(), from.to_owned()));
+    /// A file is about to be moved aside.
+    pub(crate) fn moves_aside(&mut self, from: &str, to: &str) {
+        self.aside.push((to.to_owned(), from.to_owned(), self.outcomes(to)));
     }
 
     /// Whether a crash may bring a file that was moved aside back into a directory.
     pub(crate) fn aside_may_return_to(&self, directory: &str) -> bool {
         let inside = format!("{directory}/");
-        self.aside.iter().any(|(_, real)| real.starts_with(&inside))
+        self.aside.iter().any(|(_, real, _)| real.starts_with(&inside))
     }
 
     /// What was moved aside may have its name back, and what was not promised is not there.
     pub(crate) fn crashed(&mut self) {
         self.dropped();
-        for (scratch, real) in std::mem::take(&mut self.aside) {
+        for (scratch, real, before) in std::mem::take(&mut self.aside).into_iter().rev() {
             let (moved, stands) = (self.outcomes(&scratch), self.outcomes(&real));
             self.set(&real, moved.iter().chain(&stands).cloned().collect());
-            self.set(&scratch, moved.into_iter().chain([None]).collect());
+            self.set(&scratch, moved.into_iter().chain(before).chain([None]).collect());
         }
     }
 
@@ -222,7 +223,7 @@ impl Reference {
         let files = std::mem::take(&mut self.files);
         self.files =
             files.into_iter().map(|(p, held)| (if is_moved(&p) { moved(&p) } else { p }, held)).collect();
-        for (scratch, _) in &mut self.aside {
+        for (scratch, ..) in &mut self.aside {
             if is_moved(scratch) {
                 *scratch = moved(scratch);
             }

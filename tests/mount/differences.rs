@@ -5,9 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
-use containerfs::emulator::{Config, Fault, Profile, Quirks, ReplaceByName, StoredFile};
+use containerfs::emulator::{Config, Fault, FaultRule, Profile, Quirks, ReplaceByName, StoredFile};
 
-use crate::env::{Env, fuse_is_missing, noise, on_both_profiles, sha256, wait_until};
+use crate::env::{Env, fuse_is_missing, noise, on_both_profiles, save, sha256, wait_until};
 
 const PROFILES: [Profile; 2] = [Profile::Openai, Profile::Plain];
 
@@ -255,4 +255,38 @@ fn a_list_that_is_faster_than_the_reply_to_an_upload_shows_the_file_once() {
             assert_eq!(env.bytes_on_server(&id, "f"), bytes.as_bytes());
         }
     });
+}
+
+#[test]
+fn what_is_saved_under_the_name_that_a_file_had_before_may_get_its_id() {
+    on_servers_that(
+        |quirks| quirks.replace_by_name = ReplaceByName::SameId,
+        |env| {
+            let id = env.container("c");
+            let mount = env.mount(&["--write-back", "--write-back-delay", "0s", "--ttl", "50ms"]);
+            for slow in [true, false] {
+                assert_eq!(save(&mount.path("c/f"), b"it moves"), Ok(()));
+                wait_until("it is sent", || env.versions(&id, "f").len() == 1);
+                std::thread::sleep(Duration::from_millis(100));
+                env.emulator.forget_requests();
+                // The new name arrives before or after what is saved under the old one.
+                let delay = Fault::Delay { millis: if slow { 500 } else { 0 } };
+                env.emulator.faults().inject(FaultRule::once(Upload, delay));
+                // Nor does the deletion of the old one hit it.
+                env.emulator.faults().inject(FaultRule::once(DeleteFile, Fault::Delay { millis: 300 }));
+                fs::rename(mount.path("c/f"), mount.path("c/g")).unwrap();
+                wait_until("it is under way", || env.count(Upload) == 1);
+                assert_eq!(save(&mount.path("c/f"), b"another"), Ok(()));
+                for _ in 0..10 {
+                    std::thread::sleep(Duration::from_millis(100));
+                    assert_eq!(mount.names("c"), ["f", "g"]);
+                    assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"another");
+                    assert_eq!(fs::read(mount.path("c/g")).unwrap(), b"it moves");
+                }
+                assert_eq!(env.bytes_on_server(&id, "f"), b"another");
+                assert_eq!(env.bytes_on_server(&id, "g"), b"it moves");
+            }
+            assert_eq!(mount.unmount(env), (0, 0));
+        },
+    );
 }
