@@ -175,7 +175,8 @@ impl State {
         }
         let reason = UNFINISHED.to_owned();
         // For `pending`, which cannot tell it from what a program is writing otherwise.
-        let told = meta.map(|meta| Meta { reason: Some(reason.clone()), ..meta });
+        // The POSTs have notes of their own by now, which are struck out once their outcome is known.
+        let told = meta.map(|meta| Meta { reason: Some(reason.clone()), sent: Vec::new(), ..meta });
         if let Some(Err(error)) = told.map(|told| staging.write_meta(&told, true)) {
             tracing::warn!(%error, "the reason was not written down");
         }

@@ -167,6 +167,31 @@ fn a_post_of_a_rename_that_lands_after_a_later_mount_has_renamed_again_is_found_
     });
 }
 
+#[test]
+fn a_post_that_was_found_is_not_looked_for_again_beside_bytes_that_were_never_closed() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(&[]);
+        env.emulator.faults().inject(FaultRule::once(Upload, LOSES_THE_ANSWER));
+        assert!(save(&mount.path("c/f"), b"precious").is_err());
+        let file = fs::OpenOptions::new().write(true).open(mount.path("c/f")).unwrap();
+        std::io::Write::write_all(&mut &file, b"half a sen").unwrap();
+        mount.kill();
+        drop((file, mount));
+        for _ in 0..3 {
+            let mount = env.mount(&["--ttl", "50ms"]);
+            for _ in 0..5 {
+                assert_eq!(mount.names("c"), ["f"]);
+                assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"precious");
+                thread::sleep(Duration::from_millis(80));
+            }
+            assert_eq!(mount.unmount(env), (3, 3), "what was never closed waits");
+            assert_eq!(env.bytes_on_server(&id, "f"), b"precious");
+        }
+        assert_eq!(env.count(Upload), 1);
+    });
+}
+
 /// A mount that takes up a rename of `c/old` to `c/new` whose POST the one before it had begun, and that does
 /// not get on with it.
 fn amid_a_rename_that_is_taken_up(env: &Env, then: impl Fn(&Mount)) {
