@@ -89,6 +89,12 @@ pub struct Rename {
 }
 
 impl Rename {
+    /// The versions that are not wanted once every POST has succeeded.
+    pub fn gone(&self) -> impl Iterator<Item = &FileId> {
+        let is_new = |id: &FileId| self.moves.iter().any(|step| step.new.as_ref() == Some(id));
+        self.moves.iter().map(|step| &step.id).chain(&self.replaces).filter(move |id| !is_new(id))
+    }
+
     /// The old path of one of its files.
     pub fn from_of(&self, step: &Move) -> String {
         format!("{}{}", self.from, step.to.strip_prefix(&self.to).unwrap_or_default())

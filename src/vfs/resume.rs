@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{self, ContainerId, FileId};
+use crate::api::{self, ContainerId};
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
@@ -56,9 +56,7 @@ impl Vfs {
 
     async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {
         if rename.posted {
-            let olds = rename.moves.iter().map(|step| &step.id).chain(&rename.replaces);
-            let news: Vec<&FileId> = rename.moves.iter().filter_map(|step| step.new.as_ref()).collect();
-            let gone = olds.filter(|id| !news.contains(id)).cloned().collect();
+            let gone = rename.gone().cloned().collect();
             self.resume_deletion(rename.container, gone, noted).await;
             return;
         }
@@ -177,13 +175,16 @@ impl Vfs {
 
 impl State {
     fn take_note_of_rename(&mut self, rename: &Rename) {
+        // A server that replaces by name may have kept an id.
+        for id in rename.gone() {
+            self.records.bury(&rename.container, id);
+        }
         for step in &rename.moves {
-            self.records.bury(&rename.container, &step.id);
             if let Some(new) = &step.new {
+                self.records.unbury(&rename.container, new);
                 self.records.remember_file(&rename.container, new, Some(step.to.clone()), step.attributes);
             }
         }
-        rename.replaces.iter().for_each(|id| self.records.bury(&rename.container, id));
         let was_directory = self
             .records
             .container(&rename.container)

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use containerfs::emulator::{Config, Profile};
+use containerfs::emulator::{Config, Profile, ReplaceByName};
 use containerfs::journal::steps::FAILPOINT;
 
 use crate::env::{Env, Mount, fuse_is_missing, save};
@@ -174,6 +174,21 @@ fn deeds() -> Vec<Deed> {
             done: files(&[("f", "newer")]),
             flags: &[],
         },
+        Deed {
+            name: "a file in the place of one that is moved aside",
+            before: |mount| {
+                put(mount, "f", "old");
+                put(mount, "g", "newer");
+            },
+            deed: |dir| {
+                fs::rename(dir.join("f"), dir.join("f~")).is_ok()
+                    && fs::rename(dir.join("g"), dir.join("f")).is_ok()
+                    && fs::remove_file(dir.join("f~")).is_ok()
+            },
+            undone: vec![files(&[("f", "old"), ("g", "newer")])],
+            done: files(&[("f", "newer")]),
+            flags: &[],
+        },
     ]
 }
 
@@ -225,11 +240,27 @@ fn dies_at(env: &Env, deed: &Deed, step: usize) -> bool {
 fn dies_at_every_step_of(name: &str) {
     let deed = deeds().into_iter().find(|deed| deed.name == name).unwrap();
     for profile in [Profile::Openai, Profile::Plain] {
-        if fuse_is_missing() {
-            return;
-        }
-        let steps =
-            (0..TOO_MANY).take_while(|step| dies_at(&Env::of(Config::new(profile)), &deed, *step)).count();
+        dies_at_every_step_on(profile, ReplaceByName::Second, &deed);
+    }
+}
+
+/// The same on servers where an upload takes the place of the file that had its name, or its id too.
+fn dies_at_every_step_where_names_are_replaced(name: &str) {
+    let deed = deeds().into_iter().find(|deed| deed.name == name).unwrap();
+    for replace in [ReplaceByName::Replace, ReplaceByName::SameId] {
+        dies_at_every_step_on(Profile::Openai, replace, &deed);
+    }
+}
+
+fn dies_at_every_step_on(profile: Profile, replace: ReplaceByName, deed: &Deed) {
+    if !fuse_is_missing() {
+        let name = deed.name;
+        let server = || {
+            let mut config = Config::new(profile);
+            config.quirks.replace_by_name = replace;
+            Env::of(config)
+        };
+        let steps = (0..TOO_MANY).take_while(|step| dies_at(&server(), deed, *step)).count();
         assert!(steps > 1, "{name}: it died at {steps} steps only; are failpoints compiled in?");
         assert!(steps < TOO_MANY);
     }
@@ -243,11 +274,13 @@ fn a_new_file() {
 #[test]
 fn an_overwritten_file() {
     dies_at_every_step_of("an overwritten file");
+    dies_at_every_step_where_names_are_replaced("an overwritten file");
 }
 
 #[test]
 fn an_overwritten_file_with_write_back() {
     dies_at_every_step_of("an overwritten file with write-back");
+    dies_at_every_step_where_names_are_replaced("an overwritten file with write-back");
 }
 
 #[test]
@@ -268,11 +301,13 @@ fn a_renamed_file() {
 #[test]
 fn a_file_renamed_over_another() {
     dies_at_every_step_of("a file renamed over another");
+    dies_at_every_step_where_names_are_replaced("a file renamed over another");
 }
 
 #[test]
 fn a_save_by_write_temp_and_rename_with_write_back() {
     dies_at_every_step_of("a save by write-temp-and-rename with write-back");
+    dies_at_every_step_where_names_are_replaced("a save by write-temp-and-rename with write-back");
 }
 
 #[test]
@@ -283,6 +318,7 @@ fn a_save_renamed_over_a_promised_file_that_is_open() {
 #[test]
 fn a_scratch_file_renamed_over_a_file() {
     dies_at_every_step_of("a scratch file renamed over a file");
+    dies_at_every_step_where_names_are_replaced("a scratch file renamed over a file");
 }
 
 #[test]
@@ -298,6 +334,13 @@ fn the_first_file_of_a_directory() {
 #[test]
 fn a_file_that_vim_moves_aside() {
     dies_at_every_step_of("a file that vim moves aside");
+    dies_at_every_step_where_names_are_replaced("a file that vim moves aside");
+}
+
+#[test]
+fn a_file_in_the_place_of_one_that_is_moved_aside() {
+    dies_at_every_step_of("a file in the place of one that is moved aside");
+    dies_at_every_step_where_names_are_replaced("a file in the place of one that is moved aside");
 }
 
 #[test]
