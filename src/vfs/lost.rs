@@ -129,7 +129,7 @@ impl Vfs {
 
     /// The version that a lost POST has made, if a list has shown it: same path, same length, same bytes, and
     /// an id that was not known before.
-    async fn version_of(self: &Arc<Self>, lost: Lost) -> Result<Option<FoundVersion>> {
+    pub(super) async fn version_of(self: &Arc<Self>, lost: Lost) -> Result<Option<FoundVersion>> {
         let candidates: Vec<(Option<Ino>, Arc<api::File>)> = {
             let state = self.state();
             let Some(&container) = state.tree.containers.get(&lost.container) else { return Ok(None) };

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 
@@ -208,9 +209,20 @@ impl Vfs {
             let at = attr::now();
             let sent = self.upload_to_stay(container, &filename, body, announced.sent()).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
-            if is_lost {
-                self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known, at));
-            }
+            let sent = if is_lost {
+                // What a list shows of it belongs to nobody yet.
+                drop(announced);
+                let lost = Lost::new(container, &leg.to, len, staging.sha256()?, known, at);
+                match self.has_replaced(&lost, replaces).await {
+                    Some(file) => Ok(file),
+                    None => {
+                        self.note_lost(lost);
+                        sent
+                    }
+                }
+            } else {
+                sent
+            };
             let new = Arc::new(commit::as_uploaded(sent?, len));
             self.take_over(&new.id, leg.ino);
             let mut state = self.state();
@@ -225,6 +237,24 @@ impl Vfs {
         .await;
         staging.discard();
         sent.map_err(|error: Error| self.noticed(container, error))
+    }
+
+    /// What a POST without an answer has made, if the server has put it in the place of what stood there: undone, the
+    /// rename would leave nothing under the name.
+    async fn has_replaced(self: &Arc<Self>, lost: &Lost, replaces: &[FileId]) -> Option<api::File> {
+        for id in replaces {
+            let there = self.client.retrieve_file(&lost.container, id).await.map_err(Error::from);
+            if !there.is_err_and(|error| error.is_gone()) {
+                return None;
+            }
+        }
+        if replaces.is_empty() {
+            return None;
+        }
+        self.ensure_listed_since(&lost.container, Instant::now()).await.ok()?;
+        let found = self.version_of(lost.clone()).await.ok()??;
+        found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
+        Some((*found.file).clone())
     }
 
     /// Deletes what a rename has left behind, and strikes it out.

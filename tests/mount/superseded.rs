@@ -131,6 +131,36 @@ fn a_rename_whose_upload_has_no_answer_has_happened_if_the_list_shows_it() {
 }
 
 #[test]
+fn a_rename_without_an_answer_leaves_a_file_under_the_name_that_it_was_to_have() {
+    use containerfs::emulator::ReplaceByName::{Replace, SameId, Second};
+    for replace in [Second, Replace, SameId] {
+        if fuse_is_missing() {
+            return;
+        }
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = replace;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "50ms"]);
+        for name in ["f", "g"] {
+            assert_eq!(save(&mount.path("c").join(name), name.as_bytes()), Ok(()));
+        }
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+        let told = fs::rename(mount.path("c/g"), mount.path("c/f")).is_ok();
+        for _ in 0..5 {
+            thread::sleep(Duration::from_millis(80));
+            let names = mount.names("c");
+            assert!(names == ["f"] || (!told && names == ["f", "g"]), "{replace:?}, {told}: {names:?}");
+            let bytes = fs::read(mount.path("c/f")).unwrap();
+            assert!(bytes == b"g" || (!told && bytes == b"f"), "{replace:?}, {told}: {bytes:?}");
+        }
+        let shown = mount.names("c").len();
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), shown, "{replace:?}");
+    }
+}
+
+#[test]
 fn a_scratch_file_that_could_not_be_renamed_goes_and_leaves_the_document() {
     on_both_profiles(|env| {
         let id = env.container("c");
