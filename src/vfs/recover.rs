@@ -37,6 +37,13 @@ impl Vfs {
         for (_, intent) in &intents {
             self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
         }
+        for (meta, staging) in &stagings {
+            let moved =
+                meta.as_ref().filter(|meta| staging.meta().is_some_and(|noted| noted.path != meta.path));
+            if let Some(Err(error)) = moved.map(|meta| staging.write_meta(meta, true)) {
+                tracing::warn!(%error, "what is in a renamed directory would have its old path after a crash");
+            }
+        }
         // All of them before the first sets out, and of one file the newest save last: it takes the place of
         // others.
         stagings.sort_by_key(|(meta, _)| meta.as_ref().map(|meta| meta.noted_at));

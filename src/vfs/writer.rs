@@ -463,10 +463,10 @@ impl Writer {
         clean
     }
 
-    /// Whether the present bytes are promised, and others than those in `frozen`.
+    /// Whether the present bytes are promised, or about to be, and others than those in `frozen`.
     pub(super) fn is_promised_beside(&self, frozen: &Arc<Staging>) -> bool {
         let inner = self.inner();
-        inner.promised && !inner.is_present(frozen)
+        (inner.promised || inner.is_closing()) && !inner.is_present(frozen)
     }
 
     /// Whether the present bytes are promised.

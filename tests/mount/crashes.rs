@@ -192,6 +192,38 @@ fn a_post_that_was_found_is_not_looked_for_again_beside_bytes_that_were_never_cl
     });
 }
 
+#[test]
+fn what_a_renamed_directory_takes_along_has_its_new_path_after_the_next_crash_too() {
+    on_both_profiles(|env| {
+        env.container("c");
+        let mut mount = env.mount(&[]);
+        fs::create_dir(mount.path("c/d")).unwrap();
+        assert_eq!(save(&mount.path("c/d/sent"), b"sent"), Ok(()));
+        assert_eq!(save(&mount.path("c/d/kept~"), b"kept"), Ok(()));
+        env.emulator.forget_requests();
+        env.emulator.faults().inject(FaultRule::always(DeleteFile, Fault::HangBefore));
+        thread::scope(|scope| {
+            scope.spawn(|| fs::rename(mount.dir.join("c/d"), mount.dir.join("c/e")));
+            wait_until("only the old version is left", || env.count(DeleteFile) == 1);
+            let pid = nix::unistd::Pid::from_raw(mount.pid());
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+        });
+        mount.kill();
+        drop(mount);
+        env.emulator.faults().clear();
+        let mut mount = env.mount(&[]);
+        assert_eq!(mount.names("c/e"), ["kept~", "sent"]);
+        fs::create_dir(mount.path("c/d")).unwrap();
+        assert_eq!(save(&mount.path("c/d/kept~"), b"another"), Ok(()));
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/d/kept~")).unwrap(), b"another");
+        assert_eq!(fs::read(mount.path("c/e/kept~")).unwrap(), b"kept");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
 /// A mount that takes up a rename of `c/old` to `c/new` whose POST the one before it had begun, and that does
 /// not get on with it.
 fn amid_a_rename_that_is_taken_up(env: &Env, then: impl Fn(&Mount)) {
