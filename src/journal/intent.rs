@@ -95,6 +95,17 @@ impl Rename {
         self.moves.iter().map(|step| &step.id).chain(&self.replaces).filter(move |id| !is_new(id))
     }
 
+    /// What is left to be done once every POST has succeeded and the new names are written down.
+    pub fn into_deletion(self) -> Intent {
+        let ids = self.gone().cloned().collect();
+        Intent::Delete { container: self.container, ids }
+    }
+
+    /// Whether it is of one file, and of no directory.
+    pub fn is_of_a_file(&self) -> bool {
+        matches!(self.moves.as_slice(), [step] if step.to == self.to)
+    }
+
     /// The old path of one of its files.
     pub fn from_of(&self, step: &Move) -> String {
         format!("{}{}", self.from, step.to.strip_prefix(&self.to).unwrap_or_default())

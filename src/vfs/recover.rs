@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::priority::{self, Urgency};
 use crate::api::{self, FileId};
 use crate::journal::pending::UNFINISHED;
-use crate::journal::{Adopted, Intent, Meta, Staging};
+use crate::journal::{Adopted, Intent, Meta, Noted, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::listing;
 use crate::vfs::drain::{Left, Waiting};
@@ -37,13 +37,7 @@ impl Vfs {
         for (_, intent) in &intents {
             self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
         }
-        for (meta, staging) in &stagings {
-            let moved =
-                meta.as_ref().filter(|meta| staging.meta().is_some_and(|noted| noted.path != meta.path));
-            if let Some(Err(error)) = moved.map(|meta| staging.write_meta(meta, true)) {
-                tracing::warn!(%error, "what is in a renamed directory would have its old path after a crash");
-            }
-        }
+        let intents = self.take_paths(&stagings, intents);
         // All of them before the first sets out, and of one file the newest save last: it takes the place of
         // others.
         stagings.sort_by_key(|(meta, _)| meta.as_ref().map(|meta| meta.noted_at));
@@ -60,6 +54,35 @@ impl Vfs {
                 }
             }));
         }
+    }
+
+    /// Writes down where renames have taken what is in `stagings`: what gets the old path from now on is not
+    /// theirs. Only versions are left to be deleted of them.
+    fn take_paths(
+        &self,
+        stagings: &[(Option<Meta>, Staging)],
+        intents: Vec<(Noted, Intent)>,
+    ) -> Vec<(Noted, Intent)> {
+        let is_moved =
+            |meta: &&Meta, staging: &Staging| staging.meta().is_some_and(|noted| noted.path != meta.path);
+        for (meta, staging) in stagings {
+            let moved = meta.as_ref().filter(|meta| is_moved(meta, staging));
+            if let Some(Err(error)) = moved.map(|meta| staging.write_meta(meta, true)) {
+                tracing::warn!(%error, "what is in a renamed directory would have its old path after a crash");
+                return intents;
+            }
+        }
+        let taken = intents.into_iter().map(|(noted, intent)| match intent {
+            Intent::Rename(rename) if rename.posted => {
+                let intent = rename.into_deletion();
+                if let Err(error) = noted.write(&intent) {
+                    tracing::warn!(%error, "a rename that is done still stands in the journal");
+                }
+                (noted, intent)
+            }
+            other => (noted, other),
+        });
+        taken.collect()
     }
 
     fn adopt(&self, meta: Option<Meta>, staging: Staging) -> Option<Ino> {

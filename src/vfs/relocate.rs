@@ -259,6 +259,13 @@ impl Vfs {
 
     /// Deletes what a rename has left behind, and strikes it out.
     pub(super) async fn finish(&self, arrived: Arrived, gone: Vec<FileId>) {
+        if !arrived.rename.is_of_a_file() {
+            // What gets the old path from now on has not been renamed.
+            let left = Intent::Delete { container: arrived.rename.container.clone(), ids: gone.clone() };
+            if let Err(error) = arrived.noted.write(&left) {
+                tracing::warn!(%error, "a rename that is done still stands in the journal");
+            }
+        }
         self.delete(Unwanted::new(arrived.rename.container, gone, Some(arrived.noted))).await;
     }
 }

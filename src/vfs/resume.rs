@@ -55,11 +55,6 @@ impl Vfs {
     }
 
     async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {
-        if rename.posted {
-            let gone = rename.gone().cloned().collect();
-            self.resume_deletion(rename.container, gone, noted).await;
-            return;
-        }
         if !self.state().tree.containers.contains_key(&rename.container) {
             noted.done();
             return;
@@ -227,8 +222,7 @@ impl State {
 
     /// What a rename of an earlier mount was about, if it still has its old name.
     fn renamed_before(&self, container: Ino, rename: &Rename) -> Option<Ino> {
-        let is_file = matches!(rename.moves.as_slice(), [step] if step.to == rename.to);
-        if !is_file {
+        if !rename.is_of_a_file() {
             return self.tree.container(container)?.directories.get(&rename.from).copied();
         }
         let id = &rename.moves.first()?.id;

@@ -327,6 +327,37 @@ fn a_renamed_directory() {
 }
 
 #[test]
+fn what_a_renamed_directory_takes_along_has_its_new_path_after_the_next_crash_too() {
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        env.container("c");
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let told = fs::create_dir(mount.path("c/d")).is_ok()
+            && save(&mount.path("c/d/sent"), b"sent").is_ok()
+            && save(&mount.path("c/d/kept~"), b"kept").is_ok();
+        let _ = fs::rename(mount.dir.join("c/d"), mount.dir.join("c/e"));
+        let died = mount.unmount(&env).1 == KILLED;
+
+        let mut mount = env.mount(&[]);
+        if told && mount.path("c/e/kept~").exists() {
+            fs::create_dir(mount.path("c/d")).unwrap();
+            assert_eq!(save(&mount.path("c/d/kept~"), b"another"), Ok(()));
+            mount.kill();
+            drop(mount);
+            let mount = env.mount(&[]);
+            assert_eq!(fs::read(mount.path("c/d/kept~")).unwrap(), b"another", "step {step}");
+            assert_eq!(fs::read(mount.path("c/e/kept~")).unwrap(), b"kept", "step {step}");
+        }
+        died
+    };
+    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
+    assert!(steps > 1, "it died at {steps} steps only");
+}
+
+#[test]
 fn the_first_file_of_a_directory() {
     dies_at_every_step_of("the first file of a directory, which needs the probe");
 }
