@@ -251,26 +251,26 @@ impl Vfs {
 }
 
 impl State {
-    /// Remembers a POST that may have happened.
+    /// Remembers a POST that may have happened. What one has not made another of the same bytes may have.
     pub(super) fn add_lost(&mut self, lost: Lost) {
-        match self.lost.iter_mut().find(|other| other.is_same(&lost)) {
-            Some(other) => {
-                other.known.extend(lost.known);
-                other.posts.extend(lost.posts);
-            }
+        match self.lost.iter_mut().find(|other| other.is_same(&lost) && other.known == lost.known) {
+            Some(other) => other.posts.extend(lost.posts),
             None => self.lost.push(lost),
         }
     }
 
     /// Whether these very POSTs are remembered. Takes in what else is known of them.
     fn knows_of(&mut self, lost: &Lost) -> bool {
-        let Some(other) = self.lost.iter_mut().find(|other| other.is_same(lost)) else { return false };
-        let all = lost.posts.iter().all(|post| other.posts.iter().any(|other| other.at == post.at));
-        if all && !lost.known.is_subset(&other.known) {
+        let are_its =
+            |other: &Lost| lost.posts.iter().all(|post| other.posts.iter().any(|other| other.at == post.at));
+        let Some(other) = self.lost.iter_mut().find(|other| other.is_same(lost) && are_its(other)) else {
+            return false;
+        };
+        if !lost.known.is_subset(&other.known) {
             other.known.extend(lost.known.iter().cloned());
             other.note();
         }
-        all
+        true
     }
 
     /// What a lost POST has made is known: it is lost no longer. False if somebody else has found it
