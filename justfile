@@ -22,6 +22,10 @@ soak:
     CONTAINERFS_MODEL_CASES=300 cargo test --test model
     CONTAINERFS_FUZZ=600 cargo test --test fuzz -- --nocapture
 
+# Kills amid random operations, as many for each kind of server, which loses answers and whose lists lag.
+chaos KILLS='20':
+    CONTAINERFS_CHAOS={{KILLS}} cargo test --test mount chaos -- --nocapture
+
 # Hostile input for ten minutes each: lists, names, state and cache directories, the control socket, the configuration file; by name, `just fuzz journal::`.
 fuzz *NAMES:
     CONTAINERFS_FUZZ=600 cargo test --test fuzz -- --nocapture --test-threads 1 {{NAMES}}

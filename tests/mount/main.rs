@@ -3,6 +3,7 @@
 
 mod ahead;
 mod cache;
+mod chaos;
 mod commands;
 mod completions;
 mod crashes;
@@ -15,6 +16,9 @@ mod flags;
 mod fsx;
 mod gate;
 mod hammer;
+#[path = "../model/held.rs"]
+#[expect(dead_code, reason = "of the model test")]
+mod held;
 mod http2;
 mod invalidation;
 mod keep_alive;
@@ -29,6 +33,8 @@ mod posix;
 mod priorities;
 mod privacy;
 mod reading;
+#[path = "../model/reference.rs"]
+mod reference;
 mod scratch;
 mod security;
 mod seeking;
