@@ -2,7 +2,7 @@
 //!
 //! It is one intent: all POSTs come before the first DELETE, and one that is refused undoes the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -50,6 +50,12 @@ pub(super) struct Begun {
     pub(super) rename: Rename,
     /// What it has sent, by the version under the old name.
     pub(super) sent: HashMap<FileId, Arc<api::File>>,
+}
+
+impl Begun {
+    pub(super) fn sent_ids(&self) -> HashSet<FileId> {
+        self.sent.values().map(|file| file.id.clone()).collect()
+    }
 }
 
 /// A version that was sent under its new name.
@@ -142,10 +148,19 @@ impl Vfs {
 
     /// Deletes what a rename has sent, and strikes it out.
     pub(super) async fn undo(&self, arrived: Arrived) {
-        for moved in arrived.moved {
-            self.delete_version(&arrived.rename.container, &moved.new.id).await;
-        }
+        let sent = arrived.moved.iter().map(|moved| &moved.new.id).collect();
+        self.delete_sent(&arrived.rename, sent).await;
         arrived.noted.done();
+    }
+
+    /// Deletes versions that a rename has sent, unless that would leave nothing under the name.
+    pub(super) async fn delete_sent(&self, rename: &Rename, sent: Vec<&FileId>) {
+        if sent.is_empty() || self.has_taken_their_place(&rename.container, &rename.replaces).await {
+            return;
+        }
+        for id in sent {
+            self.delete_version(&rename.container, id).await;
+        }
     }
 
     fn rename_intent(&self, journey: &Journey) -> Rename {
@@ -239,16 +254,22 @@ impl Vfs {
         sent.map_err(|error: Error| self.noticed(container, error))
     }
 
+    /// Whether the server has put something in the place of versions that stood under a name: there are some, and all
+    /// of them are gone.
+    async fn has_taken_their_place(&self, container: &ContainerId, replaced: &[FileId]) -> bool {
+        for id in replaced {
+            let there = self.client.retrieve_file(container, id).await.map_err(Error::from);
+            if !there.is_err_and(|error| error.is_gone()) {
+                return false;
+            }
+        }
+        !replaced.is_empty()
+    }
+
     /// What a POST without an answer has made, if the server has put it in the place of what stood there: undone, the
     /// rename would leave nothing under the name.
     async fn has_replaced(self: &Arc<Self>, lost: &Lost, replaces: &[FileId]) -> Option<api::File> {
-        for id in replaces {
-            let there = self.client.retrieve_file(&lost.container, id).await.map_err(Error::from);
-            if !there.is_err_and(|error| error.is_gone()) {
-                return None;
-            }
-        }
-        if replaces.is_empty() {
+        if !self.has_taken_their_place(&lost.container, replaces).await {
             return None;
         }
         self.ensure_listed_since(&lost.container, Instant::now()).await.ok()?;
@@ -267,6 +288,12 @@ impl Vfs {
             }
         }
         self.delete(Unwanted::new(arrived.rename.container, gone, Some(arrived.noted))).await;
+    }
+}
+
+impl Arrived {
+    pub(super) fn sent_ids(&self) -> HashSet<FileId> {
+        self.moved.iter().map(|moved| moved.new.id.clone()).collect()
     }
 }
 

@@ -148,8 +148,8 @@ impl Vfs {
     ) -> Result<()> {
         let turns = self.turns([ino].into_iter().chain(target)).await;
         let resumed = begun.as_ref().map(|begun| begun.rename.clone());
-        if let Some(begun) =
-            begun.as_ref().filter(|begun| !self.state().is_as_left(&begun.rename, ino, target))
+        if let Some(begun) = begun.as_ref()
+            && !self.state().is_as_left(&begun.rename, &begun.sent_ids(), ino, target)
         {
             self.call_off(begun).await;
             return Ok(());
@@ -219,7 +219,8 @@ impl Vfs {
         let legs = vec![Leg { ino, old, to: path.clone() }];
         let journey = Journey { container: container.clone(), from, to: path.clone(), legs, replaces, begun };
         let mut arrived = self.relocate(journey).await?;
-        if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, ino, target)) {
+        let sent = arrived.sent_ids();
+        if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, &sent, ino, target)) {
             self.undo(arrived).await;
             return Ok(());
         }
@@ -230,7 +231,8 @@ impl Vfs {
                 state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
             let mut replaced: Vec<FileId> = shelved.into_iter().collect();
             for stands in state.standing(target, to, name, ino) {
-                let Some(id) = state.tree.file(stands).and_then(|file| file.id().cloned()) else { continue };
+                let id = state.tree.file(stands).and_then(|file| file.id().cloned());
+                let Some(id) = id.filter(|id| !sent.contains(id)) else { continue };
                 if self.is_read_from_the_server(state, stands) {
                     match self.intend_deletion(&container, vec![id.clone()]) {
                         Ok(unwanted) => _ = state.deferred.insert(stands, Arc::new(unwanted)),
@@ -333,8 +335,8 @@ impl Vfs {
         let inside: Vec<Ino> = self.state().files_below(ino);
         let turns = self.turns(inside).await;
         let resumed = begun.as_ref().map(|begun| begun.rename.clone());
-        if let Some(begun) =
-            begun.as_ref().filter(|begun| !self.state().is_as_left(&begun.rename, ino, target))
+        if let Some(begun) = begun.as_ref()
+            && !self.state().is_as_left(&begun.rename, &begun.sent_ids(), ino, target)
         {
             self.call_off(begun).await;
             return Ok(());
@@ -358,7 +360,7 @@ impl Vfs {
         };
         let (old_path, new_path) = (journey.from.clone(), journey.to.clone());
         let mut arrived = self.relocate(journey).await?;
-        if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, ino, target)) {
+        if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, &arrived.sent_ids(), ino, target)) {
             self.undo(arrived).await;
             return Ok(());
         }

@@ -1,10 +1,10 @@
 //! Intents of earlier mounts, taken up again behind this one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::api::{self, ContainerId};
+use crate::api::{self, ContainerId, FileId};
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
@@ -84,7 +84,12 @@ impl Vfs {
             // What stood there has another name if the list shows the new version already.
             let files = state.tree.container(container).map(|container| &container.files);
             let stood = rename.replaces.iter().find_map(|id| files?.get(id).copied());
-            let target = stood.or_else(|| state.tree.child(parent, name));
+            // A list may have shown what was sent once more.
+            let is_sent = |ino: &Ino| {
+                let id = state.tree.file(*ino).and_then(|file| file.id());
+                id.is_some_and(|id| sent.values().any(|sent| sent.id == *id))
+            };
+            let target = stood.or_else(|| state.tree.child(parent, name).filter(|stands| !is_sent(stands)));
             let is_ours = |ino: Ino| match state.tree.get(ino).map(|node| node.children()) {
                 Some(Some(children)) => children.is_empty(),
                 _ => state
@@ -119,18 +124,17 @@ impl Vfs {
     /// Somebody has changed what a rename was about, which nobody was told had happened: what it has sent goes,
     /// unless it is all that there is.
     pub(super) async fn call_off(&self, begun: &Begun) {
-        let container = &begun.rename.container;
-        for step in &begun.rename.moves {
-            let Some(sent) = begun.sent.get(&step.id) else { continue };
-            let is_ours_to_delete = {
-                let state = self.state();
-                state.records.is_buried(container, &step.id)
-                    || state.is_there(container, &begun.rename.from_of(step))
+        let sent = {
+            let state = self.state();
+            let container = &begun.rename.container;
+            let is_there = |step: &&Move| {
+                let from = begun.rename.from_of(step);
+                state.records.is_buried(container, &step.id) || state.is_there(container, &from)
             };
-            if is_ours_to_delete {
-                self.delete_version(container, &sent.id).await;
-            }
-        }
+            let steps = begun.rename.moves.iter().filter(is_there);
+            steps.filter_map(|step| begun.sent.get(&step.id).map(|file| &file.id)).collect()
+        };
+        self.delete_sent(&begun.rename, sent).await;
         begun.noted.done();
     }
 
@@ -191,8 +195,14 @@ impl State {
     }
 
     /// Whether a rename of an earlier mount can go on: nobody has touched what was to be renamed, or put
-    /// anything where it goes.
-    pub(super) fn is_as_left(&self, rename: &Rename, source: Ino, target: Option<Ino>) -> bool {
+    /// anything where it goes. A list may show there what was `sent`.
+    pub(super) fn is_as_left(
+        &self,
+        rename: &Rename,
+        sent: &HashSet<FileId>,
+        source: Ino,
+        target: Option<Ino>,
+    ) -> bool {
         let Some(container) = self.tree.containers.get(&rename.container).copied() else { return false };
         let is_dirty = |ino: Ino| self.writers.get(&ino).is_some_and(|writer| writer.inner().is_dirty());
         let is_source = self.tree.is_linked(source)
@@ -208,7 +218,8 @@ impl State {
                     Some(children) => children.is_empty(),
                     None => {
                         let id = self.tree.file(stands).and_then(|file| file.id());
-                        !is_dirty(stands) && id.is_some_and(|id| rename.replaces.contains(id))
+                        !is_dirty(stands)
+                            && id.is_some_and(|id| rename.replaces.contains(id) || sent.contains(id))
                     }
                 }
             });
