@@ -1,9 +1,9 @@
 //! Files that mounts before this one have uploaded, which a list that lags may not show yet.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::{File, FileId};
+use crate::namespace::inode;
 
 /// A list shows what was uploaded here within as many seconds, or it is asked for no more.
 const LAGS_AT_MOST: i64 = 3600;
@@ -45,8 +45,7 @@ impl Landed {
 
 /// Seconds since the epoch.
 pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    inode::now() / 1_000_000_000
 }
 
 fn may_lag(at: i64) -> bool {

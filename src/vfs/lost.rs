@@ -61,6 +61,11 @@ impl Post {
 
 pub(super) const NANOS: i64 = 1_000_000_000;
 
+/// When that was, in seconds since the epoch.
+pub(super) fn seconds_at(then: Instant) -> i64 {
+    attr::now() / NANOS - i64::try_from(then.elapsed().as_secs()).unwrap_or(i64::MAX)
+}
+
 /// A version that a lost POST has made.
 pub(super) struct FoundVersion {
     /// What shows it, if anything does.
@@ -103,7 +108,7 @@ impl Vfs {
     /// not been saved since waits, unseen, for the next try to find it. The list was asked for at `asked`:
     /// what it should show by then and doesn't has never been made.
     pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId, asked: Instant) {
-        let asked = attr::now() / NANOS - i64::try_from(asked.elapsed().as_secs()).unwrap_or(i64::MAX);
+        let asked = seconds_at(asked);
         let lost: Vec<Lost> = self.state().lost_posts(&container).cloned().collect();
         for lost in lost {
             let found = match self.version_of(lost.clone()).await {

@@ -10,8 +10,11 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{ContainerId, File, FileId};
 use crate::journal::{Intent, Noted, steps};
-use crate::vfs::lost::{MADE_WITHIN, NANOS};
+use crate::vfs::lost::{MADE_WITHIN, NANOS, seconds_at};
 use crate::vfs::{Error, Result, State, Vfs, attr};
+
+/// Characters of a base name.
+const BASE: usize = 16;
 
 /// A probe whose answer was lost.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Vfs {
             .extract_if(.., |file| base_of(file).is_some())
             .filter_map(|file| Some((base_of(&file)?, file.id)))
             .collect();
-        let asked = attr::now() / NANOS - i64::try_from(asked.elapsed().as_secs()).unwrap_or(i64::MAX);
+        let asked = seconds_at(asked);
         for (base, probe) in &mut state.probes {
             let is_found = found.iter().any(|(found, _)| found == base);
             let is_not_to_come = |probe: &mut Probe| {
@@ -124,9 +127,6 @@ impl Vfs {
         }
     }
 }
-
-/// Characters of a base name.
-const BASE: usize = 16;
 
 impl State {
     /// Nobody is shown what has this base name.

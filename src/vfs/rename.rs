@@ -147,13 +147,10 @@ impl Vfs {
         begun: Option<Begun>,
     ) -> Result<()> {
         let turns = self.turns([ino].into_iter().chain(target)).await;
-        let resumed = begun.as_ref().map(|begun| begun.rename.clone());
-        if let Some(begun) = begun.as_ref()
-            && !self.state().is_as_left(&begun.rename, &begun.sent_ids(), ino, target)
-        {
-            self.call_off(begun).await;
+        if self.is_called_off(begun.as_ref(), ino, target).await {
             return Ok(());
         }
+        let resumed = begun.as_ref().map(|begun| begun.rename.clone());
         let writer = self.state().writers.get(&ino).cloned();
         let (container, from, path, server, returns) = {
             let state = self.state();
@@ -334,13 +331,10 @@ impl Vfs {
     ) -> Result<()> {
         let inside: Vec<Ino> = self.state().files_below(ino);
         let turns = self.turns(inside).await;
-        let resumed = begun.as_ref().map(|begun| begun.rename.clone());
-        if let Some(begun) = begun.as_ref()
-            && !self.state().is_as_left(&begun.rename, &begun.sent_ids(), ino, target)
-        {
-            self.call_off(begun).await;
+        if self.is_called_off(begun.as_ref(), ino, target).await {
             return Ok(());
         }
+        let resumed = begun.as_ref().map(|begun| begun.rename.clone());
         let journey = {
             let state = self.state();
             let container = state.tree.container_of(ino).and_then(|ino| state.tree.container(ino));

@@ -45,6 +45,10 @@ impl Vfs {
         self.behind.spawn(async move {
             match intent {
                 Intent::Delete { container, ids } => vfs.resume_deletion(container, ids, noted).await,
+                Intent::Rename(rename) if rename.posted => {
+                    let gone = rename.gone().cloned().collect();
+                    vfs.resume_deletion(rename.container, gone, noted).await;
+                }
                 Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,
                 Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
                 Intent::Probe { container, base, at } => vfs.resume_probe(container, base, at, noted).await,
@@ -121,9 +125,24 @@ impl Vfs {
         }
     }
 
+    /// Calls a rename of an earlier mount off that cannot go on. Returns whether it did.
+    pub(super) async fn is_called_off(
+        &self,
+        begun: Option<&Begun>,
+        source: Ino,
+        target: Option<Ino>,
+    ) -> bool {
+        let Some(begun) = begun else { return false };
+        let goes_on = self.state().is_as_left(&begun.rename, &begun.sent_ids(), source, target);
+        if !goes_on {
+            self.call_off(begun).await;
+        }
+        !goes_on
+    }
+
     /// Somebody has changed what a rename was about, which nobody was told had happened: what it has sent goes,
     /// unless it is all that there is.
-    pub(super) async fn call_off(&self, begun: &Begun) {
+    async fn call_off(&self, begun: &Begun) {
         let sent = {
             let state = self.state();
             let container = &begun.rename.container;
