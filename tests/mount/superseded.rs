@@ -6,7 +6,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile};
 
 use crate::env::{Env, errno, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
@@ -158,6 +158,45 @@ fn a_rename_without_an_answer_leaves_a_file_under_the_name_that_it_was_to_have()
         assert_eq!(mount.unmount(&env), (0, 0));
         assert_eq!(env.store().files(&id).len(), shown, "{replace:?}");
     }
+}
+
+#[test]
+fn a_rename_that_is_called_off_leaves_what_has_taken_the_place_of_another() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Openai);
+    config.quirks.replace_by_name = containerfs::emulator::ReplaceByName::Replace;
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mut mount = env.mount(&[]);
+    for name in ["f", "g"] {
+        assert_eq!(save(&mount.path("c").join(name), name.as_bytes()), Ok(()));
+    }
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangAfter));
+    env.emulator.forget_requests();
+    thread::scope(|scope| {
+        scope.spawn(|| fs::rename(mount.dir.join("c/g"), mount.dir.join("c/f")));
+        wait_until("the server has replaced it", || {
+            env.count(Upload) == 1
+                && env.versions(&id, "f").first().and_then(|f| env.store().content(&id, &f.id))
+                    == Some(b"g".to_vec())
+        });
+        let pid = nix::unistd::Pid::from_raw(mount.pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    });
+    mount.kill();
+    drop(mount);
+    // The next mount compares what it finds, and somebody is faster.
+    env.inject(Content, Fault::Delay { millis: 1000 });
+    let mount = env.mount(&[]);
+    wait_until("it is taken up", || env.count(Content) == 1);
+    assert_eq!(save(&mount.path("c/g"), b"newer"), Ok(()));
+    thread::sleep(Duration::from_millis(1500));
+    env.emulator.faults().clear();
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(env.bytes_on_server(&id, "g"), b"newer");
+    assert_eq!(env.bytes_on_server(&id, "f"), b"g", "what was there before is gone");
 }
 
 #[test]
