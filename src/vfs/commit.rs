@@ -122,7 +122,7 @@ impl Vfs {
                 return Ok(());
             }
             // Under its deferred name it is a file like any other by now.
-            state.shelved.retain(|_, shelved| *shelved != ino);
+            state.shelved.remove(&ino);
             frozen
         };
         let outcome = self.send(ino, writer, destination, &frozen).await;
@@ -256,7 +256,7 @@ impl Vfs {
                 // They are shown again.
                 let mut state = self.state();
                 replaced.iter().for_each(|id| _ = state.is_wanted_again(&to.container, id));
-                writer.inner().replaces.extend(replaced);
+                writer.inner().also_replaces(replaced);
             }
         }
     }
@@ -337,7 +337,7 @@ impl Vfs {
             if ours.is_none() && version.lost.sha256 == sha256 {
                 ours = Some((*version.file).clone());
             } else {
-                writer.inner().replaces.push(version.file.id.clone());
+                writer.inner().also_replaces([version.file.id.clone()]);
             }
         }
         Ok(ours)

@@ -62,7 +62,7 @@ impl Vfs {
             return Err(Error::told(libc::EBUSY, "a program has it open for writing"));
         }
         state.failures.remove(&ino);
-        state.shelved.retain(|_, shelved| *shelved != ino);
+        state.shelved.remove(&ino);
         state.leave_directory(ino);
         let container = state.tree.container_of(ino);
         state.tree.unlink(ino);

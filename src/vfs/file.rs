@@ -201,7 +201,7 @@ impl Vfs {
         state.keep_directory(container, &used, true);
         let writer = super::writer::Writer::holding(staging, 0, None, false);
         let path = state.tree.path(ino);
-        writer.inner().replaces.extend(state.take_shelved(container, &path));
+        writer.inner().also_replaces(state.taken_from(ino, &path));
         state.writers.insert(ino, writer);
         // Made, it is saved, whatever it was opened for.
         let handle = self.add_handle(state, ino, flags & !libc::O_ACCMODE | libc::O_RDWR, maker.thread);

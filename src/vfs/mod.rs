@@ -233,8 +233,8 @@ struct State {
     undeleted: Vec<Arc<deletions::Unwanted>>,
     /// What could not be sent, by path, for `status`.
     failures: HashMap<Ino, drain::Left>,
-    /// Files of the server that were moved aside under scratch names, by the path that they left.
-    shelved: HashMap<(Ino, String), Ino>,
+    /// Real files that were moved aside under scratch names: container and path that each has left.
+    shelved: HashMap<Ino, (Ino, String)>,
     /// Which files are probably read next.
     prefetch: Prefetch,
     /// Where files are made, one after the other.

@@ -70,12 +70,9 @@ impl Vfs {
 impl State {
     /// The versions that a file replaces which is about to be placed.
     pub(super) fn taken_by(&self, ino: Ino, place: &Place) -> Vec<FileId> {
-        let mut taken: Vec<FileId> = self.taken_aside(ino, place).into_iter().collect();
+        let mut taken = self.taken_aside(ino, place);
         for stands in self.standing(place.target, place.to, &place.name, ino) {
-            taken.extend(self.tree.file(stands).and_then(|file| file.id().cloned()));
-            if let Some(writer) = self.writers.get(&stands) {
-                taken.extend(writer.inner().replaces.iter().cloned());
-            }
+            taken.extend(self.claims(stands));
         }
         taken
     }
@@ -85,17 +82,19 @@ impl State {
         let aside = self.taken_aside(ino, place);
         {
             let mut inner = writer.inner();
-            inner.replaces.extend(aside);
+            inner.also_replaces(aside);
             inner.renamed_from = None;
         }
         for stands in self.standing(place.target, place.to, &place.name, ino) {
+            let claims = self.claims(stands);
+            writer.inner().also_replaces(claims);
             self.inherit(stands, writer);
         }
         self.leave_directory(ino);
         self.put(ino, place.target, place.to, &place.name)
     }
 
-    fn taken_aside(&self, ino: Ino, place: &Place) -> Option<FileId> {
-        self.take_shelved(self.tree.container_of(ino)?, &self.tree.path_in(place.to, &place.name))
+    fn taken_aside(&self, ino: Ino, place: &Place) -> Vec<FileId> {
+        self.taken_from(ino, &self.tree.path_in(place.to, &place.name))
     }
 }

@@ -96,6 +96,7 @@ impl Vfs {
     /// The same, of bytes that are kept from changes until then.
     fn promise_closed(&self, ino: Ino, closed: &Closed) -> Result<()> {
         let (writer, Some(staging)) = (&closed.writer, &closed.staging) else { return Ok(()) };
+        self.settle_older_aside(ino, writer)?;
         let says = || {
             let mut meta = self.meta(ino, None)?;
             if !writer.has_present(staging) {

@@ -130,12 +130,11 @@ impl Vfs {
                     // What the older save was about to replace: its note stays until the newer one says so.
                     let (mut inner, mut older) = (writer.inner(), older.inner());
                     let replaces = id.into_iter().chain(older.replaces.drain(..));
-                    let base = inner.base.as_ref().map(|base| base.id.clone());
-                    inner.replaces.extend(replaces.filter(|id| Some(id) != base.as_ref()));
+                    inner.also_replaces(replaces);
                     inner.inherit(older.take_stagings());
                 }
                 if let Some(shelved) = meta.shelved {
-                    state.shelved.insert((container, shelved.from), ino);
+                    state.shelved.insert(ino, (container, shelved.from));
                 }
                 if let (Some(refused), Some(writer)) = (&refused, state.writers.get(&ino)) {
                     let mut inner = writer.inner();

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use crate::api::{FileId, budget};
+use crate::api::budget;
 use crate::content::Key;
 use crate::journal::steps;
 use crate::namespace::inode::{Ino, Kind};
@@ -49,13 +49,7 @@ impl Vfs {
             let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
             let container = state.tree.container(file.container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let container = container.container.id.clone();
-            let mut versions: Vec<FileId> = file.id().cloned().into_iter().collect();
-            if let Some(writer) = &writer {
-                versions.extend(writer.inner().replaces.iter().cloned());
-            }
-            // A save under way replaces it once it has arrived: until then the server keeps a whole version.
-            let others = state.to_be_replaced_but_for(ino);
-            versions.retain(|id| !others.contains(id));
+            let versions = state.claimed_by_nobody_but(ino);
             let open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
             let local = file
                 .server
@@ -88,7 +82,7 @@ impl Vfs {
             state.records.bury(&container, id);
         }
         state.failures.remove(&ino);
-        state.shelved.retain(|_, shelved| *shelved != ino);
+        state.shelved.remove(&ino);
         state.leave_directory(ino);
         state.tree.unlink(ino);
         let unneeded = state.drop_writer(ino);

@@ -157,7 +157,8 @@ impl Vfs {
             let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
             let container = state.tree.container(file.container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let (from, path) = (state.tree.path(ino), state.tree.path_in(to, name));
-            let returns = target.is_none() && state.is_shelved_from(file.container, &path, ino);
+            let left = state.shelved_from(ino);
+            let returns = target.is_none() && left.as_ref() == Some(&path);
             (container.container.id.clone(), from, path, file.server.clone(), returns)
         };
         if let Some(writer) = writer.as_ref().filter(|_| returns) {
@@ -165,11 +166,12 @@ impl Vfs {
             drop(turns);
             return if send_now { self.save(ino, When::Closed).await } else { Ok(()) };
         }
-        let is_shelved = self.state().shelved_from(ino).is_some();
-        if server.is_some()
-            && !is_shelved
-            && let Some(class) = self.scratch.class(name)
-        {
+        let (is_shelved, is_scratch) = {
+            let state = self.state();
+            (state.shelved_from(ino).is_some(), self.scratch_class(&state, ino).is_some())
+        };
+        let is_real = !is_scratch && (server.is_some() || writer.is_some());
+        if is_real && let Some(class) = self.scratch.class(name) {
             return self.shelve(ino, target, to, name, class).await;
         }
         if let Some(writer) = writer.filter(|writer| writer.inner().is_dirty()) {
@@ -177,7 +179,7 @@ impl Vfs {
                 let place = Place { target, to, name: name.to_owned() };
                 return self.place(ino, &writer, place).await;
             }
-            let send_now = self.rename_unsent(ino, &writer, target, to, name)?;
+            let send_now = self.rename_unsent(ino, &writer, target, to, name).await?;
             drop(turns);
             let saved = if send_now { self.save(ino, When::Closed).await } else { Ok(()) };
             let is_tried = self.config.write_back.is_none() && self.scratch.class(name).is_none();
@@ -200,18 +202,14 @@ impl Vfs {
             // needless.
             drop(turns);
             let (writer, turns) = self.to_be_sent_anew(ino, target).await?;
-            self.rename_unsent(ino, &writer, target, to, name)?;
+            self.rename_unsent(ino, &writer, target, to, name).await?;
             drop(turns);
             return self.save(ino, When::Closed).await;
         }
         let replaces = {
             let state = self.state();
-            let stands = target.and_then(|target| state.tree.file(target)?.id().cloned());
-            let container = state.tree.container_of(ino);
-            stands
-                .into_iter()
-                .chain(container.and_then(|container| state.take_shelved(container, &path)))
-                .collect()
+            let stands = target.map(|target| state.claims(target)).unwrap_or_default();
+            stands.into_iter().chain(state.taken_from(ino, &path)).collect()
         };
         let legs = vec![Leg { ino, old, to: path.clone() }];
         let journey = Journey { container: container.clone(), from, to: path.clone(), legs, replaces, begun };
@@ -224,20 +222,14 @@ impl Vfs {
         let (replaced, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let shelved =
-                state.tree.container_of(ino).and_then(|container| state.take_shelved(container, &path));
-            let mut replaced: Vec<FileId> = shelved.into_iter().collect();
+            let mut replaced = state.taken_from(ino, &path);
             for stands in state.standing(target, to, name, ino) {
-                let id = state.tree.file(stands).and_then(|file| file.id().cloned());
-                let Some(id) = id.filter(|id| !sent.contains(id)) else { continue };
+                let mut claims = state.claims(stands);
+                claims.retain(|id| !sent.contains(id));
                 if self.is_read_from_the_server(state, stands) {
-                    match self.intend_deletion(&container, vec![id.clone()]) {
-                        Ok(unwanted) => _ = state.deferred.insert(stands, Arc::new(unwanted)),
-                        Err(error) => tracing::warn!(%error, "a deletion was not written down"),
-                    }
-                    state.records.bury(&container, &id);
+                    self.delete_when_read(state, &container, stands, claims);
                 } else {
-                    replaced.push(id);
+                    replaced.append(&mut claims);
                 }
             }
             state.leave_directory(ino);
@@ -251,42 +243,55 @@ impl Vfs {
     }
 
     /// Renames a file whose bytes are here alone. Returns whether they are to be saved now.
-    fn rename_unsent(
-        &self,
+    async fn rename_unsent(
+        self: &Arc<Self>,
         ino: Ino,
         writer: &Arc<Writer>,
         target: Option<Ino>,
         to: Ino,
         name: &str,
     ) -> Result<bool> {
-        let (closed, unneeded) = {
+        let stays_here = self.scratch.class(name) == Some(Class::Local);
+        let unwanted = match stays_here {
+            true => Some(self.intend_to_give_way(ino, target, to, name)?),
+            false => None,
+        };
+        let (closed, gone, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
             let path = state.tree.path_in(to, name);
             let from = state.shelved_from(ino).unwrap_or_else(|| state.tree.path(ino));
-            let aside = state.take_shelved(state.tree.container_of(ino).unwrap_or(ino), &path);
+            let standing: Vec<Ino> = state.standing(target, to, name, ino).collect();
+            let gone = match unwanted {
+                Some(unwanted) => self.give_way(state, ino, writer, unwanted, standing.iter().copied()),
+                None => {
+                    let stood = standing.iter().flat_map(|stands| state.claims(*stands));
+                    let replaces: Vec<FileId> =
+                        state.taken_from(ino, &path).into_iter().chain(stood).collect();
+                    writer.inner().also_replaces(replaces);
+                    None
+                }
+            };
+            standing.iter().for_each(|stands| state.inherit(*stands, writer));
             {
                 let mut inner = writer.inner();
-                inner.replaces.extend(aside);
                 inner.renamed_from.get_or_insert(from);
                 inner.failed = None;
-            }
-            if let Some(target) = target {
-                state.inherit(target, writer);
             }
             state.leave_directory(ino);
             let unneeded = state.put(ino, target, to, name);
             if self.scratch.class(name).is_none() {
                 // It takes its version on the server along.
-                state.shelved.retain(|_, shelved| *shelved != ino);
+                state.shelved.remove(&ino);
             }
             state.remember(ino);
-            (!state.open_for_writing(ino), unneeded)
+            (!state.open_for_writing(ino), gone, unneeded)
         };
         drop(unneeded);
         if writer.is_promised() {
             self.promise(ino, writer)?;
         }
+        self.delete_given_up(gone).await?;
         Ok(closed)
     }
 
@@ -294,24 +299,42 @@ impl Vfs {
     /// whether it is to be saved now.
     fn unshelve(&self, ino: Ino, writer: &Arc<Writer>, to: Ino, name: &str) -> Result<bool> {
         let mut state = self.state();
-        state.shelved.retain(|_, shelved| *shelved != ino);
+        let claims = state.claims(ino);
+        state.shelved.remove(&ino);
         state.tree.rename(ino, to, name);
-        if writer.unshelved() {
-            let unneeded = state.retire_writer(ino);
-            drop(state);
-            drop(unneeded);
-            return Ok(false);
-        }
+        let unchanged = writer.unshelved();
+        let unneeded = if unchanged { Some(state.retire_writer(ino)) } else { None };
         let closed = !state.open_for_writing(ino);
         drop(state);
+        drop(unneeded);
+        // What was moved aside from there since has no claim to them any more.
+        claims.iter().for_each(|id| self.take_over(id, ino));
+        if unchanged {
+            return Ok(false);
+        }
         if writer.is_promised() {
             self.promise(ino, writer)?;
         }
         Ok(closed)
     }
 
+    /// Deletes versions of a file that is not shown any more when the last of its readers has closed it.
+    pub(super) fn delete_when_read(
+        &self,
+        state: &mut State,
+        container: &ContainerId,
+        ino: Ino,
+        ids: Vec<FileId>,
+    ) {
+        ids.iter().for_each(|id| state.records.bury(container, id));
+        match self.intend_deletion(container, ids) {
+            Ok(unwanted) => _ = state.deferred.insert(ino, Arc::new(unwanted)),
+            Err(error) => tracing::warn!(%error, "a deletion was not written down"),
+        }
+    }
+
     /// Whether a file is open here and its bytes are not: deleting it would break its readers.
-    fn is_read_from_the_server(&self, state: &State, ino: Ino) -> bool {
+    pub(super) fn is_read_from_the_server(&self, state: &State, ino: Ino) -> bool {
         let Some(node) = state.tree.get(ino).filter(|node| node.handles > 0) else { return false };
         let Some(file) = node.file() else { return false };
         let (Some(server), Some(container)) = (&file.server, state.tree.container(file.container)) else {
@@ -435,25 +458,22 @@ impl State {
     /// Takes away what stands where a renamed file goes; open handles keep it.
     pub(super) fn make_room(&mut self, target: Ino) -> Unneeded {
         self.failures.remove(&target);
+        self.shelved.remove(&target);
         self.tree.unlink(target);
         self.drop_writer(target)
     }
 
-    /// What a save of `target` would have replaced is replaced by `writer`, and what was promised of it stays
-    /// until this one is.
+    /// What was promised of `target` stays until `writer`, which takes its place, is.
     pub(super) fn inherit(&mut self, target: Ino, writer: &Writer) {
-        let mut replaces: Vec<FileId> =
-            self.tree.file(target).and_then(|file| file.id().cloned()).into_iter().collect();
         if let Some(replaced) = self.writers.get(&target) {
             let mut replaced = replaced.inner();
-            replaces.append(&mut replaced.replaces);
+            replaced.replaces.clear();
             if self.tree.get(target).is_some_and(|node| node.handles == 0) {
                 writer.inner().inherit(replaced.take_stagings());
             } else {
                 writer.inner().inherit(replaced.pass_on());
             }
         }
-        writer.inner().replaces.extend(replaces);
     }
 
     /// Files below a directory.
@@ -499,6 +519,10 @@ impl State {
             return;
         };
         self.move_directory_records(&id, old_path, new_path);
+        let inside = format!("{old_path}/");
+        let left_inside =
+            self.shelved.values_mut().filter(|(of, path)| *of == container && path.starts_with(&inside));
+        left_inside.for_each(|(_, path)| *path = format!("{new_path}{}", &path[old_path.len()..]));
         self.tree.rename_directory(ino, to, name);
     }
 

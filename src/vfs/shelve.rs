@@ -18,6 +18,7 @@ use crate::journal::Shelved;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
+use crate::vfs::deletions::Unwanted;
 use crate::vfs::writer::Writer;
 use crate::vfs::{Entry, Error, Result, State, Vfs};
 
@@ -30,8 +31,7 @@ impl Vfs {
         let node = state.tree.get(ino)?;
         let class = self.scratch.class(&node.name)?;
         let file = node.file()?;
-        let shelved = state.shelved.values().any(|shelved| *shelved == ino);
-        (file.server.is_none() || shelved).then_some(class)
+        (file.server.is_none() || state.shelved.contains_key(&ino)).then_some(class)
     }
 
     /// A symbolic link, as editors make them for locks.
@@ -60,7 +60,7 @@ impl Vfs {
         Ok(self.entry_of(&state, ino, node))
     }
 
-    /// Moves a file that is on the server aside, under a scratch name of `class`.
+    /// Moves a file aside that has a real name, under a scratch name of `class`.
     pub(super) async fn shelve(
         self: &Arc<Self>,
         ino: Ino,
@@ -70,6 +70,7 @@ impl Vfs {
         class: Class,
     ) -> Result<()> {
         let writer = self.bring_here(ino).await?;
+        let unwanted = self.intend_to_give_way(ino, target, to, name)?;
         let (staging, dirty) = {
             let inner = writer.inner();
             (inner.staging.clone().ok_or_else(|| Error::quiet(libc::ESTALE))?, inner.is_dirty())
@@ -81,34 +82,124 @@ impl Vfs {
             meta.shelved = Some(Shelved { from, just_now: true });
             meta
         });
-        tokio::task::spawn_blocking(move || note.map_or(Ok(()), |meta| staging.write_meta(&meta, true)))
-            .await
-            .map_err(|error| Error::told(libc::EIO, error.to_string()))??;
-        let (replaced, unneeded) = {
+        let noted = move || note.map_or(Ok(()), |meta| staging.write_meta(&meta, true));
+        let noted = tokio::task::spawn_blocking(noted).await;
+        let noted = noted.map_err(|error| Error::told(libc::EIO, error.to_string()));
+        noted.and_then(|noted| Ok(noted?)).inspect_err(|_| unwanted.give_up())?;
+        let (gone, unneeded) = {
             let mut guard = self.state();
             let state = &mut *guard;
             let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let real = (container, state.tree.path(ino));
-            let replaced = target.and_then(|target| state.tree.file(target)?.id().cloned());
-            let unneeded = target.map(|target| state.make_room(target));
+            let standing = state.standing(target, to, name, ino);
+            let gone = self.give_way(state, ino, &writer, unwanted, standing);
+            let unneeded = state.put(ino, target, to, name);
             writer.shelved();
+            writer.inner().failed = None;
+            state.failures.remove(&ino);
             if class == Class::Deferred {
                 writer.inner().renamed_from.get_or_insert_with(|| real.1.clone());
             }
-            state.tree.rename(ino, to, name);
-            state.shelved.insert(real, ino);
-            let id = state.tree.container(container).map(|container| container.container.id.clone());
-            let replaced = replaced.and_then(|replaced| Some((id?, vec![replaced])));
-            replaced.iter().for_each(|(container, ids)| self.bury_replaced(state, container, ids));
-            (replaced, unneeded)
+            state.shelved.insert(ino, real);
+            (gone, unneeded)
         };
-        drop(unneeded);
         match class {
             Class::Local => self.settle_aside_later(ino),
             Class::Deferred => self.commit_in(GRACE, ino, &writer),
         }
-        if let Some((container, ids)) = replaced {
-            self.delete_replaced(&container, ids).await;
+        drop(unneeded);
+        self.delete_given_up(gone).await
+    }
+
+    /// Writes down that what stands where a file goes that stays here, under a scratch name, goes with all that the
+    /// server has of it. What was moved aside there stays so if that is all that happens.
+    pub(super) fn intend_to_give_way(
+        &self,
+        ino: Ino,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+    ) -> Result<Unwanted> {
+        let (container, ids) = {
+            let state = self.state();
+            let container =
+                state.tree.container_of(ino).and_then(|container| state.tree.container(container));
+            let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?.container.id.clone();
+            let standing = state.standing(target, to, name, ino);
+            (container, standing.flat_map(|stands| state.given_up_for(stands, ino)).collect::<Vec<_>>())
+        };
+        if !ids.is_empty() {
+            self.settle_aside(target)?;
+        }
+        self.intend_deletion(&container, ids)
+    }
+
+    /// Nobody is shown any more what stands there. Returns the deletion, if it does not wait for readers.
+    pub(super) fn give_way(
+        &self,
+        state: &mut State,
+        ino: Ino,
+        writer: &Writer,
+        unwanted: Unwanted,
+        standing: impl Iterator<Item = Ino>,
+    ) -> Option<Arc<Unwanted>> {
+        let unwanted = Arc::new(unwanted);
+        unwanted.ids.iter().for_each(|id| state.records.bury(&unwanted.container, id));
+        let mut waits = false;
+        for stands in standing {
+            let passed_on = state.claims(stands);
+            if state.leaves_to(stands, ino) {
+                writer.inner().also_replaces(passed_on);
+            }
+            if let Some(stood) = state.writers.get(&stands) {
+                stood.inner().replaces.clear();
+            }
+            if self.is_read_from_the_server(state, stands) {
+                waits = true;
+                state.deferred.insert(stands, unwanted.clone());
+            }
+        }
+        Some(unwanted).filter(|unwanted| !waits && !unwanted.ids.is_empty())
+    }
+
+    /// Deletes what has given way.
+    pub(super) async fn delete_given_up(self: &Arc<Self>, unwanted: Option<Arc<Unwanted>>) -> Result<()> {
+        let Some(unwanted) = unwanted else { return Ok(()) };
+        self.settle_shelved(&unwanted.ids)?;
+        if self.config.write_back.is_some() {
+            self.delete_behind(&mut self.state(), &unwanted);
+        } else {
+            self.delete(unwanted).await;
+        }
+        Ok(())
+    }
+
+    /// A file that was moved aside, if it is one, stays so, after a crash too.
+    pub(super) fn settle_aside(&self, ino: Option<Ino>) -> Result<()> {
+        let writer = {
+            let state = self.state();
+            let shelved = ino.filter(|ino| state.shelved.contains_key(ino));
+            shelved.and_then(|ino| Some((ino, state.writers.get(&ino)?.clone())))
+        };
+        let Some((ino, writer)) = writer else { return Ok(()) };
+        let is_as_moved = writer.inner().is_aside_just_now();
+        self.settle_older_aside(ino, &writer)?;
+        writer.stays_aside();
+        if is_as_moved { self.promise(ino, &writer) } else { Ok(()) }
+    }
+
+    /// The notes of bytes that were moved aside and of which there are newer ones: they would have their real name
+    /// after a crash, beside the newer ones under the scratch name.
+    pub(super) fn settle_older_aside(&self, ino: Ino, writer: &Writer) -> Result<()> {
+        let older = writer.inner().older_aside();
+        for older in older {
+            let says = || {
+                let mut meta = self.meta(ino, None)?;
+                meta.sent.retain(|sent| sent.sha256.is_some());
+                meta.sent.extend(writer.inner().sending_of(&older));
+                Some(meta)
+            };
+            older.note(true, says)?;
         }
         Ok(())
     }
@@ -119,15 +210,7 @@ impl Vfs {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
             let Some(vfs) = vfs.upgrade() else { return };
-            let writer = {
-                let state = vfs.state();
-                state.shelved_from(ino).and_then(|_| state.writers.get(&ino).cloned())
-            };
-            let settled = writer.map_or(Ok(()), |writer| {
-                writer.stays_aside();
-                vfs.promise(ino, &writer)
-            });
-            if let Err(error) = settled {
+            if let Err(error) = vfs.settle_aside(Some(ino)) {
                 tracing::warn!(%error, "a file moved aside would have its old name back after a crash");
             }
         });
@@ -159,7 +242,7 @@ impl Vfs {
             for (ino, writer) in &others {
                 if state.tree.file(*ino).and_then(|file| file.id()) == Some(arrived) {
                     state.tree.forget_server(*ino);
-                    state.shelved.retain(|_, shelved| shelved != ino);
+                    state.shelved.remove(ino);
                 }
                 let mut inner = writer.inner();
                 inner.base.take_if(|base| is_arrived(base));
@@ -175,51 +258,87 @@ impl Vfs {
         }
     }
 
-    /// The versions `replaced` are about to be deleted: shelved files that stood for them now stand for
-    /// themselves.
+    /// The versions `replaced` are about to be deleted: shelved files that stood for them, or for nothing else, now
+    /// stand for themselves.
     pub(super) fn settle_shelved(&self, replaced: &[FileId]) -> Result<()> {
-        let settled: Vec<Ino> = {
+        let settled: Vec<(Ino, Arc<Writer>)> = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let is_replaced = |ino: &Ino| {
-                let id = state.tree.file(*ino).and_then(|file| file.id().cloned());
-                state.writers.contains_key(ino) && id.is_some_and(|id| replaced.contains(&id))
-            };
-            let settled: Vec<Ino> = state.shelved.values().copied().filter(is_replaced).collect();
-            state.shelved.retain(|_, ino| !settled.contains(ino));
+            let is_replaced = |ino: &Ino| state.claims(*ino).iter().any(|id| replaced.contains(id));
+            let settled: Vec<Ino> = state.shelved.keys().copied().filter(is_replaced).collect();
+            let settled = settled.into_iter().filter_map(|ino| Some((ino, state.writers.get(&ino)?.clone())));
+            let settled: Vec<_> = settled.collect();
+            for (ino, writer) in &settled {
+                let mut inner = writer.inner();
+                inner.replaces.retain(|id| !replaced.contains(id));
+                inner.base.take_if(|base| replaced.contains(&base.id));
+                let stands_for_itself = inner.base.is_none() && inner.replaces.is_empty();
+                drop(inner);
+                if state.tree.file(*ino).and_then(|file| file.id()).is_some_and(|id| replaced.contains(id)) {
+                    state.tree.forget_server(*ino);
+                }
+                writer.stays_aside();
+                if stands_for_itself {
+                    state.shelved.remove(ino);
+                }
+            }
             settled
         };
-        for ino in settled {
-            let writer = {
-                let mut state = self.state();
-                state.tree.forget_server(ino);
-                state.writers.get(&ino).cloned()
-            };
-            if let Some(writer) = writer {
-                writer.inner().base = None;
-                self.promise(ino, &writer)?;
-            }
-        }
-        Ok(())
+        settled.iter().try_for_each(|(ino, writer)| {
+            let is_written_still = self.state().is_written_still(*ino, writer);
+            if is_written_still { Ok(()) } else { self.promise(*ino, writer) }
+        })
     }
 }
 
 impl State {
-    /// The version whose shelved file left `path` free: whoever takes the path replaces it.
-    pub(super) fn take_shelved(&self, container: Ino, path: &str) -> Option<FileId> {
-        let ino = *self.shelved.get(&(container, path.to_owned()))?;
-        self.tree.file(ino).and_then(|file| file.id().cloned())
+    /// What a file stands for on the server, and what its next save would replace.
+    pub(super) fn claims(&self, ino: Ino) -> Vec<FileId> {
+        let mut claims: Vec<FileId> =
+            self.tree.file(ino).and_then(|file| file.id().cloned()).into_iter().collect();
+        if let Some(writer) = self.writers.get(&ino) {
+            let inner = writer.inner();
+            claims
+                .extend(inner.replaces.iter().filter(|id| !claims.contains(id)).cloned().collect::<Vec<_>>());
+        }
+        claims
+    }
+
+    /// The versions whose shelved files left `path` free, in the container of `ino`, which takes it: it replaces
+    /// them.
+    pub(super) fn taken_from(&self, ino: Ino, path: &str) -> Vec<FileId> {
+        let container = self.tree.container_of(ino);
+        let is_left = |(other, (of, left)): &(&Ino, &(Ino, String))| {
+            **other != ino && Some(*of) == container && left == path
+        };
+        self.shelved.iter().filter(is_left).flat_map(|(other, _)| self.claims(*other)).collect()
+    }
+
+    /// The versions that nobody needs when a file goes: a save under way replaces what it claims too once it has
+    /// arrived, and until then the server keeps a whole version.
+    pub(super) fn claimed_by_nobody_but(&self, ino: Ino) -> Vec<FileId> {
+        let others = self.to_be_replaced_but_for(ino);
+        self.claims(ino).into_iter().filter(|id| !others.contains(id)).collect()
+    }
+
+    /// Whether both have left one path: who takes that replaces what either has of it.
+    fn leaves_to(&self, stands: Ino, ino: Ino) -> bool {
+        let from = self.shelved_from(ino).unwrap_or_else(|| self.tree.path(ino));
+        self.shelved_from(stands) == Some(from)
+    }
+
+    /// What nobody needs of a file when `ino` takes its place under a scratch name.
+    fn given_up_for(&self, stands: Ino, ino: Ino) -> Vec<FileId> {
+        if self.leaves_to(stands, ino) {
+            return Vec::new();
+        }
+        let own = self.claims(ino);
+        self.claimed_by_nobody_but(stands).into_iter().filter(|id| !own.contains(id)).collect()
     }
 
     /// The real path of a shelved file.
     pub(super) fn shelved_from(&self, ino: Ino) -> Option<String> {
-        let mut shelved = self.shelved.iter();
-        shelved.find(|(_, shelved)| **shelved == ino).map(|((_, path), _)| path.clone())
-    }
-
-    /// Whether `ino` is shelved from the path `path`, to which it may simply return.
-    pub(super) fn is_shelved_from(&self, container: Ino, path: &str, ino: Ino) -> bool {
-        self.shelved.get(&(container, path.to_owned())) == Some(&ino)
+        self.shelved.get(&ino).map(|(_, path)| path.clone())
     }
 
     /// Versions that saves under way will replace; nobody is shown them.
@@ -227,9 +346,10 @@ impl State {
         self.writers.values().flat_map(|writer| writer.inner().replaces.clone()).collect()
     }
 
-    /// The same without what saves of `ino` itself will replace.
-    pub(super) fn to_be_replaced_but_for(&self, ino: Ino) -> HashSet<FileId> {
-        let others = self.writers.iter().filter(|(other, _)| **other != ino);
+    /// The same without what saves of `ino` itself will replace, and shelved files, of which there are none.
+    fn to_be_replaced_but_for(&self, ino: Ino) -> HashSet<FileId> {
+        let is_saved = |other: &Ino| *other != ino && !self.shelved.contains_key(other);
+        let others = self.writers.iter().filter(|(other, _)| is_saved(other));
         others.flat_map(|(_, writer)| writer.inner().replaces.clone()).collect()
     }
 }

@@ -80,6 +80,17 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// The next save replaces these versions too.
+    pub(super) fn also_replaces(&mut self, ids: impl IntoIterator<Item = FileId>) {
+        for id in ids {
+            let is_known =
+                self.replaces.contains(&id) || self.base.as_ref().is_some_and(|base| base.id == id);
+            if !is_known {
+                self.replaces.push(id);
+            }
+        }
+    }
+
     /// Whether there are changes that the server doesn't have and is to have.
     pub(super) fn is_dirty(&self) -> bool {
         self.generation > self.sent && !self.removed
@@ -182,6 +193,12 @@ impl Inner {
     /// Whether the file was moved aside just now, and not written since.
     pub(super) fn is_aside_just_now(&self) -> bool {
         self.aside_at == Some(self.generation)
+    }
+
+    /// What was promised when the file was moved aside, if it was written since.
+    pub(super) fn older_aside(&self) -> Vec<Arc<Staging>> {
+        let is_written = self.aside_at.is_some_and(|at| at != self.generation);
+        if is_written { self.kept.clone() } else { Vec::new() }
     }
 
     /// Whether somebody has to see to it that changed attributes are noted beside promised bytes.

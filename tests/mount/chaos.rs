@@ -131,15 +131,9 @@ impl Program {
         }
     }
 
-    /// What a kill may bring back, a directory with it, is no part of this, nor what was under a scratch name that
-    /// another file is moved to.
+    /// What a kill may bring back, a directory with it, is no part of this.
     fn is_left_out(&self, deed: &Deed) -> bool {
         match deed {
-            Deed::Rename(_, scratch)
-                if scratch.ends_with('~') && self.reference.may_change(scratch) != Expected::Failure =>
-            {
-                true
-            }
             Deed::Rename(directory, _) | Deed::Rmdir(directory) => {
                 self.reference.aside_may_return_to(directory)
             }

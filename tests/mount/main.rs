@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod ahead;
+mod aside;
 mod cache;
 mod chaos;
 mod commands;

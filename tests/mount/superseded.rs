@@ -79,6 +79,24 @@ fn a_rename_over_a_save_that_failed_supersedes_it() {
 }
 
 #[test]
+fn a_rename_over_a_file_that_was_about_to_replace_another_replaces_both() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        mount.sh("c", "echo old > f && echo good > good");
+        env.status_fault(Upload, 500);
+        assert!(save(&mount.path("c/g"), b"failed").is_err());
+        mount.sh("c", "mv g f");
+        env.emulator.faults().clear();
+        mount.sh("c", "mv good f");
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"good\n");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
 fn a_scratch_file_that_cannot_be_uploaded_is_not_renamed() {
     on_both_profiles(|env| {
         let id = env.container("c");

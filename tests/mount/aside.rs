@@ -1,0 +1,115 @@
+//! Real files that are moved aside under scratch names, again and again and over each other: what the server has of
+//! them goes when nobody can see it any more, and not before its successor is there.
+
+use std::fs;
+use std::time::Duration;
+
+use containerfs::emulator::Kind::{DeleteFile, Upload};
+
+use crate::env::{Env, on_both_profiles};
+
+const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
+
+/// What the server has, as name and bytes.
+fn on_server(env: &Env, id: &str) -> Vec<(String, String)> {
+    let shown = |path: &str| path.rsplit('/').next().unwrap().rsplit('-').next().unwrap().to_owned();
+    let bytes = |id_of_file: &str| String::from_utf8(env.store().content(id, id_of_file).unwrap()).unwrap();
+    let mut files: Vec<_> =
+        env.store().files(id).iter().map(|file| (shown(&file.path), bytes(&file.id))).collect();
+    files.sort();
+    files
+}
+
+fn held(name: &str, bytes: &str) -> (String, String) {
+    (name.to_owned(), bytes.to_owned())
+}
+
+#[test]
+fn a_backup_with_each_save_costs_one_post_and_leaves_one_version() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&LATER);
+        env.emulator.forget_requests();
+        for save in 0..4 {
+            mount.sh("c", &format!("mv f f~ && printf {save} > f"));
+            assert_eq!(mount.sh("c", "cat f"), save.to_string());
+            assert_eq!(
+                on_server(env, &id),
+                [held("f", "old")],
+                "the old version stays until the new one is there"
+            );
+        }
+        assert_eq!(mount.sh("c", "cat f~"), "2");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.changes(), [Upload, DeleteFile]);
+        assert_eq!(on_server(env, &id), [held("f", "3")]);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat f f~"), "32");
+        mount.sh("c", "rm f~");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(on_server(env, &id), [held("f", "3")]);
+    });
+}
+
+#[test]
+fn what_was_moved_aside_goes_when_another_file_is_moved_there() {
+    on_both_profiles(|env| {
+        for (flags, g) in [(&[][..], "echo new > g"), (&LATER, "echo new > g"), (&[], "true")] {
+            let id = env.container("c");
+            env.store().put_upload(&id, "f", b"old");
+            env.store().put_upload(&id, "g", b"other\n");
+            let mount = env.mount(flags);
+            mount.sh("c", &format!("{g} && mv f f~ && mv g f~"));
+            let expected = mount.sh("c", "cat f~");
+            assert_eq!(mount.names("c"), ["f~"], "{flags:?} {g}");
+            assert!(on_server(env, &id).iter().all(|(name, _)| name == "g"), "{:?}", on_server(env, &id));
+            assert_eq!(mount.unmount(env), (0, 0));
+            let mount = env.mount(&[]);
+            assert_eq!(mount.sh("c", "cat f~"), expected);
+            mount.sh("c", "rm f~");
+            assert_eq!(mount.names("c"), [""; 0]);
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(on_server(env, &id), []);
+            env.store().delete_container(&id);
+        }
+    });
+}
+
+#[test]
+fn a_scratch_file_that_takes_the_place_of_one_that_was_moved_aside_has_nothing_of_it() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&[]);
+        mount.sh("c", "mv f f~ && echo scratch > .s.swp && mv .s.swp f~");
+        assert_eq!(mount.names("c"), ["f~"]);
+        assert_eq!(on_server(env, &id), []);
+        mount.sh("c", "mv f~ g");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(on_server(env, &id), [held("g", "scratch\n")]);
+    });
+}
+
+#[test]
+fn a_crash_amid_backups_leaves_what_was_saved_last() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for (nth, wait) in [(0, 0), (1, 0), (2, 0), (3, 11)] {
+            let name = format!("f{nth}");
+            env.store().put_upload(&id, &name, b"old");
+            let mut mount = env.mount(&LATER);
+            for save in 0..=nth {
+                mount.sh("c", &format!("mv {name} {name}~ && printf {save} > {name}"));
+            }
+            std::thread::sleep(Duration::from_secs(wait));
+            mount.kill();
+            drop(mount);
+            fs::remove_dir_all(env.dir.path().join("cache")).unwrap();
+            let mount = env.mount(&[]);
+            assert_eq!(mount.sh("c", &format!("cat {name}")), nth.to_string());
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(on_server(env, &id).iter().filter(|(shown, _)| *shown == name).count(), 1, "{name}");
+        }
+    });
+}
