@@ -122,7 +122,9 @@ impl Vfs {
                 return Ok(());
             }
             // Under its deferred name it is a file like any other by now.
-            state.shelved.remove(&ino);
+            if writer.inner().placing.is_none() {
+                state.shelved.remove(&ino);
+            }
             frozen
         };
         let outcome = self.send(ino, writer, destination, &frozen).await;
@@ -246,10 +248,14 @@ impl Vfs {
         frozen: &Frozen,
         replaced: Vec<FileId>,
     ) {
-        // A newer save waits already: its note has to name the version that it will replace.
+        // A newer save waits already, or has been opened again: its note has to name the version that it will replace.
         let beside = writer.is_promised_beside(&frozen.staging);
-        let noted = if beside { self.promise(ino, writer) } else { Ok(()) };
-        match noted.and_then(|()| self.settle_shelved(&replaced)) {
+        let noted = if beside {
+            self.promise(ino, writer)
+        } else {
+            self.renew_older(ino, writer, frozen.staging.serial())
+        };
+        match noted.and_then(|()| self.settle_shelved(Some((ino, &to.path)), &replaced)) {
             Ok(()) => self.delete_replaced(&to.container, replaced).await,
             Err(error) => {
                 tracing::warn!(%error, "what an upload replaces stays until the next save: a note could not be written");
@@ -465,6 +471,7 @@ impl super::State {
             error.is_refusal().then(|| error.to_string())
         });
         let also_replaces = writer.map(|writer| writer.inner().replaces.clone());
+        let shelved = self.shelved_from(ino).filter(|_| placing.is_none());
         let taken = placing.map(|place| self.taken_by(ino, &place)).unwrap_or_default();
         Some(Meta {
             container,
@@ -478,7 +485,7 @@ impl super::State {
             refused: refused.is_some(),
             reason: refused,
             local: false,
-            shelved: self.shelved_from(ino).map(|from| Shelved { from, just_now: false }),
+            shelved: shelved.map(|from| Shelved { from, just_now: false }),
             sent,
         })
     }

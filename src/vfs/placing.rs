@@ -22,13 +22,12 @@ pub(super) struct Place {
 }
 
 impl Vfs {
-    /// Whether a rename to `name` waits for the upload of a file that is on no server.
+    /// Whether a rename to `name` waits for the upload of a file whose bytes are here alone, or were moved aside.
     pub(super) fn is_placed(&self, ino: Ino, writer: &Writer, name: &str) -> bool {
         let state = self.state();
         self.config.write_back.is_none()
             && self.scratch.class(name).is_none()
             && self.scratch_class(&state, ino).is_some()
-            && state.shelved_from(ino).is_none()
             // Closed by its program, though the kernel may be about to release it, or synced.
             && (writer.is_promised() || !state.open_for_writing(ino))
     }
@@ -90,6 +89,8 @@ impl State {
             writer.inner().also_replaces(claims);
             self.inherit(stands, writer);
         }
+        // It takes its version on the server along.
+        self.shelved.remove(&ino);
         self.leave_directory(ino);
         self.put(ino, place.target, place.to, &place.name)
     }

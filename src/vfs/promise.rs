@@ -93,10 +93,36 @@ impl Vfs {
         self.promise_closed(ino, &writer.close())
     }
 
+    /// What was promised belongs elsewhere by now, or replaces something else: its note says so. Bytes that a program
+    /// is writing meanwhile are promised as little as before.
+    pub(super) fn renew_promise(&self, ino: Ino, writer: &Arc<Writer>) -> Result<()> {
+        let is_written = self.state().open_for_writing(ino) && !writer.is_promised();
+        if !is_written { self.promise(ino, writer) } else { self.renew_older(ino, writer, 0) }
+    }
+
+    /// The notes of older bytes that were promised and are not on their way, with serial numbers from `since` on. They
+    /// make these no younger, unless they belong elsewhere by now.
+    pub(super) fn renew_older(&self, ino: Ino, writer: &Writer, since: u64) -> Result<()> {
+        let older = writer.inner().older_at_rest();
+        for older in older.iter().filter(|older| older.serial() >= since) {
+            let says = || {
+                let mut meta = self.meta(ino, None)?;
+                meta.sent.retain(|sent| sent.sha256.is_some());
+                let before = older.meta().filter(|before| before.path == meta.path);
+                meta.noted_at = before.map_or(meta.noted_at, |before| before.noted_at);
+                Some(meta)
+            };
+            older.note(true, says)?;
+        }
+        Ok(())
+    }
+
     /// The same, of bytes that are kept from changes until then.
     fn promise_closed(&self, ino: Ino, closed: &Closed) -> Result<()> {
         let (writer, Some(staging)) = (&closed.writer, &closed.staging) else { return Ok(()) };
-        self.settle_older_aside(ino, writer)?;
+        if writer.inner().is_written_aside() {
+            self.renew_older(ino, writer, 0)?;
+        }
         let says = || {
             let mut meta = self.meta(ino, None)?;
             if !writer.has_present(staging) {

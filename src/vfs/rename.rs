@@ -166,10 +166,7 @@ impl Vfs {
             drop(turns);
             return if send_now { self.save(ino, When::Closed).await } else { Ok(()) };
         }
-        let (is_shelved, is_scratch) = {
-            let state = self.state();
-            (state.shelved_from(ino).is_some(), self.scratch_class(&state, ino).is_some())
-        };
+        let is_scratch = self.scratch_class(&self.state(), ino).is_some();
         let is_real = !is_scratch && (server.is_some() || writer.is_some());
         if is_real && let Some(class) = self.scratch.class(name) {
             return self.shelve(ino, target, to, name, class).await;
@@ -184,7 +181,7 @@ impl Vfs {
             let saved = if send_now { self.save(ino, When::Closed).await } else { Ok(()) };
             let is_tried = self.config.write_back.is_none() && self.scratch.class(name).is_none();
             return match saved {
-                Err(error) if is_tried && !is_shelved => {
+                Err(error) if is_tried => {
                     // It is merely renamed: whoever closed it was told, and its bytes are in `pending`.
                     tracing::warn!(%error, "a renamed file could not be uploaded; its bytes are kept");
                     Ok(())
@@ -237,7 +234,7 @@ impl Vfs {
             (state.arrived(&mut arrived, replaced), unneeded)
         };
         drop(unneeded);
-        self.settle_shelved(&replaced)?;
+        self.settle_shelved(Some((ino, &path)), &replaced)?;
         self.finish(arrived, replaced).await;
         Ok(())
     }
@@ -288,9 +285,7 @@ impl Vfs {
             (!state.open_for_writing(ino), gone, unneeded)
         };
         drop(unneeded);
-        if writer.is_promised() {
-            self.promise(ino, writer)?;
-        }
+        self.renew_promise(ino, writer)?;
         self.delete_given_up(gone).await?;
         Ok(closed)
     }
@@ -312,9 +307,7 @@ impl Vfs {
         if unchanged {
             return Ok(false);
         }
-        if writer.is_promised() {
-            self.promise(ino, writer)?;
-        }
+        self.renew_promise(ino, writer)?;
         Ok(closed)
     }
 
@@ -400,9 +393,7 @@ impl Vfs {
             (unwanted, unsent)
         };
         for (file, writer) in &unsent {
-            if writer.is_promised() {
-                self.promise(*file, writer)?;
-            }
+            self.renew_promise(*file, writer)?;
         }
         self.finish(arrived, unwanted).await;
         drop(turns);

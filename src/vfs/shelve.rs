@@ -165,7 +165,7 @@ impl Vfs {
     /// Deletes what has given way.
     pub(super) async fn delete_given_up(self: &Arc<Self>, unwanted: Option<Arc<Unwanted>>) -> Result<()> {
         let Some(unwanted) = unwanted else { return Ok(()) };
-        self.settle_shelved(&unwanted.ids)?;
+        self.settle_shelved(None, &unwanted.ids)?;
         if self.config.write_back.is_some() {
             self.delete_behind(&mut self.state(), &unwanted);
         } else {
@@ -182,26 +182,7 @@ impl Vfs {
             shelved.and_then(|ino| Some((ino, state.writers.get(&ino)?.clone())))
         };
         let Some((ino, writer)) = writer else { return Ok(()) };
-        let is_as_moved = writer.inner().is_aside_just_now();
-        self.settle_older_aside(ino, &writer)?;
-        writer.stays_aside();
-        if is_as_moved { self.promise(ino, &writer) } else { Ok(()) }
-    }
-
-    /// The notes of bytes that were moved aside and of which there are newer ones: they would have their real name
-    /// after a crash, beside the newer ones under the scratch name.
-    pub(super) fn settle_older_aside(&self, ino: Ino, writer: &Writer) -> Result<()> {
-        let older = writer.inner().older_aside();
-        for older in older {
-            let says = || {
-                let mut meta = self.meta(ino, None)?;
-                meta.sent.retain(|sent| sent.sha256.is_some());
-                meta.sent.extend(writer.inner().sending_of(&older));
-                Some(meta)
-            };
-            older.note(true, says)?;
-        }
-        Ok(())
+        if writer.stays_aside() { self.promise(ino, &writer) } else { self.renew_promise(ino, &writer) }
     }
 
     /// A local scratch name is for good after the grace, or when the mount ends.
@@ -251,24 +232,31 @@ impl Vfs {
             others
         };
         for (ino, writer) in others {
-            let is_written_still = self.state().is_written_still(ino, &writer);
-            if !is_written_still && let Err(error) = self.promise(ino, &writer) {
+            if let Err(error) = self.renew_promise(ino, &writer) {
                 tracing::warn!(%error, "a file would replace the one that has its version now, after a crash");
             }
         }
     }
 
-    /// The versions `replaced` are about to be deleted: shelved files that stood for them, or for nothing else, now
-    /// stand for themselves.
-    pub(super) fn settle_shelved(&self, replaced: &[FileId]) -> Result<()> {
-        let settled: Vec<(Ino, Arc<Writer>)> = {
+    /// A file has arrived at a path, and the versions `replaced` are about to be deleted: shelved files that have left
+    /// the path, or stood for these versions, now stand for themselves. Else a crash would put them in its place.
+    pub(super) fn settle_shelved(&self, arrived: Option<(Ino, &str)>, replaced: &[FileId]) -> Result<()> {
+        let settled: Vec<(Ino, Arc<Writer>, bool)> = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let is_replaced = |ino: &Ino| state.claims(*ino).iter().any(|id| replaced.contains(id));
+            let left = arrived
+                .map(|(ino, path)| state.shelved_by_now(ino, path).collect::<Vec<_>>())
+                .unwrap_or_default();
+            let is_replaced =
+                |ino: &Ino| left.contains(ino) || state.claims(*ino).iter().any(|id| replaced.contains(id));
             let settled: Vec<Ino> = state.shelved.keys().copied().filter(is_replaced).collect();
-            let settled = settled.into_iter().filter_map(|ino| Some((ino, state.writers.get(&ino)?.clone())));
-            let settled: Vec<_> = settled.collect();
-            for (ino, writer) in &settled {
+            let with_writer = |ino: Ino| {
+                let writer = state.writers.get(&ino)?.clone();
+                let is_as_moved = writer.stays_aside();
+                Some((ino, writer, is_as_moved))
+            };
+            let settled: Vec<_> = settled.into_iter().filter_map(with_writer).collect();
+            for (ino, writer, _) in &settled {
                 let mut inner = writer.inner();
                 inner.replaces.retain(|id| !replaced.contains(id));
                 inner.base.take_if(|base| replaced.contains(&base.id));
@@ -277,16 +265,14 @@ impl Vfs {
                 if state.tree.file(*ino).and_then(|file| file.id()).is_some_and(|id| replaced.contains(id)) {
                     state.tree.forget_server(*ino);
                 }
-                writer.stays_aside();
                 if stands_for_itself {
                     state.shelved.remove(ino);
                 }
             }
             settled
         };
-        settled.iter().try_for_each(|(ino, writer)| {
-            let is_written_still = self.state().is_written_still(*ino, writer);
-            if is_written_still { Ok(()) } else { self.promise(*ino, writer) }
+        settled.iter().try_for_each(|(ino, writer, is_as_moved)| {
+            if *is_as_moved { self.promise(*ino, writer) } else { self.renew_promise(*ino, writer) }
         })
     }
 }
@@ -307,11 +293,16 @@ impl State {
     /// The versions whose shelved files left `path` free, in the container of `ino`, which takes it: it replaces
     /// them.
     pub(super) fn taken_from(&self, ino: Ino, path: &str) -> Vec<FileId> {
+        self.shelved_by_now(ino, path).flat_map(|other| self.claims(other)).collect()
+    }
+
+    /// The files but for `ino` that have left `path`, in its container.
+    fn shelved_by_now(&self, ino: Ino, path: &str) -> impl Iterator<Item = Ino> {
         let container = self.tree.container_of(ino);
-        let is_left = |(other, (of, left)): &(&Ino, &(Ino, String))| {
+        let is_left = move |(other, (of, left)): &(&Ino, &(Ino, String))| {
             **other != ino && Some(*of) == container && left == path
         };
-        self.shelved.iter().filter(is_left).flat_map(|(other, _)| self.claims(*other)).collect()
+        self.shelved.iter().filter(is_left).map(|(other, _)| *other)
     }
 
     /// The versions that nobody needs when a file goes: a save under way replaces what it claims too once it has

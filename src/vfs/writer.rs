@@ -195,10 +195,16 @@ impl Inner {
         self.aside_at == Some(self.generation)
     }
 
-    /// What was promised when the file was moved aside, if it was written since.
-    pub(super) fn older_aside(&self) -> Vec<Arc<Staging>> {
-        let is_written = self.aside_at.is_some_and(|at| at != self.generation);
-        if is_written { self.kept.clone() } else { Vec::new() }
+    /// Whether the file was written since it was moved aside: what was promised then would have its real name after a
+    /// crash, beside what is newer.
+    pub(super) fn is_written_aside(&self) -> bool {
+        self.aside_at.is_some_and(|at| at != self.generation)
+    }
+
+    /// Older bytes, but for those that travel.
+    pub(super) fn older_at_rest(&self) -> Vec<Arc<Staging>> {
+        let rests = |older: &&Arc<Staging>| Some(older.serial()) != self.travels;
+        self.kept.iter().filter(rests).cloned().collect()
     }
 
     /// Whether somebody has to see to it that changed attributes are noted beside promised bytes.
@@ -461,9 +467,13 @@ impl Writer {
         inner.aside_at = (clean || inner.promised).then_some(inner.generation);
     }
 
-    /// The file that was moved aside stays so, after a crash too.
-    pub(super) fn stays_aside(&self) {
-        self.inner().aside_at = None;
+    /// The file that was moved aside stays so, after a crash too. Returns whether it is as it was then, to be promised
+    /// once more.
+    pub(super) fn stays_aside(&self) -> bool {
+        let mut inner = self.inner();
+        let is_as_moved = inner.is_aside_just_now();
+        inner.aside_at = None;
+        is_as_moved
     }
 
     /// The file has come back to its own name. Returns whether it is what the server has.

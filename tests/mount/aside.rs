@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
-use crate::env::{Env, on_both_profiles};
+use crate::env::{Env, on_both_profiles, wait_until};
 
 const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
 
@@ -110,6 +110,63 @@ fn a_crash_amid_backups_leaves_what_was_saved_last() {
             assert_eq!(mount.sh("c", &format!("cat {name}")), nth.to_string());
             assert_eq!(mount.unmount(env), (0, 0));
             assert_eq!(on_server(env, &id).iter().filter(|(shown, _)| *shown == name).count(), 1, "{name}");
+        }
+    });
+}
+
+#[test]
+fn what_was_moved_aside_stays_there_if_the_server_refuses_another_name() {
+    on_both_profiles(|env| {
+        for (scratch, is_killed) in [("f~", false), ("sedAbCdEf", false), ("f~", true)] {
+            let id = env.container("c");
+            env.store().put_upload(&id, "f", b"old");
+            env.store().put_upload(&id, "g", b"stands");
+            let mut mount = env.mount(&["--ttl", "100ms"]);
+            mount.sh("c", &format!("mv f {scratch}"));
+            for fault in [400, 503] {
+                env.status_fault(Upload, fault);
+                assert!(!mount.try_sh("c", &format!("mv {scratch} g")).status.success(), "{scratch} {fault}");
+                env.emulator.faults().clear();
+                let mut both = [scratch, "g"];
+                both.sort_unstable();
+                assert_eq!(mount.names("c"), both);
+                assert_eq!(mount.sh("c", &format!("cat {scratch} g")), "oldstands");
+                assert_eq!(on_server(env, &id), [held("f", "old"), held("g", "stands")]);
+            }
+            if is_killed {
+                mount.kill();
+                drop(mount);
+                mount = env.mount(&[]);
+                assert_eq!(mount.sh("c", "cat f~ g"), "oldstands");
+            }
+            mount.sh("c", &format!("mv {scratch} g && cat g"));
+            assert_eq!(mount.names("c"), ["g"]);
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(on_server(env, &id), [held("g", "old")]);
+            env.store().delete_container(&id);
+        }
+    });
+}
+
+#[test]
+fn what_was_moved_aside_unsent_stays_there_when_its_successor_has_arrived() {
+    on_both_profiles(|env| {
+        for successor in ["printf newer > f", "mv g f"] {
+            let id = env.container("c");
+            env.store().put_upload(&id, "g", b"newer");
+            let mut mount = env.mount(&["--write-back", "--write-back-delay", "500ms"]);
+            mount.sh("c", &format!("cat g; printf older > f && mv f f~ && {successor} && rm -f g"));
+            wait_until("it arrives", || on_server(env, &id) == [held("f", "newer")]);
+            std::thread::sleep(Duration::from_millis(200));
+            mount.kill();
+            drop(mount);
+            let mount = env.mount(&[]);
+            assert_eq!(mount.names("c"), ["f", "f~"], "{successor}");
+            assert_eq!(mount.sh("c", "cat f f~"), "newerolder");
+            mount.sh("c", "rm f~");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(on_server(env, &id), [held("f", "newer")]);
+            env.store().delete_container(&id);
         }
     });
 }

@@ -1,7 +1,8 @@
 //! Lost answers and killed daemons: nothing that was promised is lost, and nothing is there twice.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -529,4 +530,41 @@ fn kills_at_random_moments_lose_nothing() {
 #[test]
 fn kills_with_write_back_lose_nothing() {
     on_both_profiles(|env| kills(env, &["--write-back", "--write-back-delay", "50ms"]));
+}
+
+#[test]
+fn what_was_saved_has_its_place_after_a_crash_though_the_file_is_being_overwritten() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+        env.inject(Upload, Fault::Delay { millis: 700 });
+        assert_eq!(save(&mount.path("c/f"), b"first"), Ok(()));
+        wait_until("it is on its way", || env.count(Upload) == 1);
+        assert_eq!(save(&mount.path("c/f"), b"second"), Ok(()));
+        let overwritten = File::create(mount.path("c/f")).unwrap();
+        wait_until("the first save arrives", || env.store().files(&id).len() == 1);
+        std::thread::sleep(Duration::from_millis(200));
+        mount.kill();
+        drop((overwritten, mount));
+
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        assert_eq!(mount.sh("c", "cat f"), "second");
+        wait_until("the second save arrives", || {
+            let versions = env.versions(&id, "f");
+            versions.len() == 1 && env.store().content(&id, &versions[0].id).unwrap() == b"second"
+        });
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(save(&mount.path("c/f"), b"third"), Ok(()));
+        let mut overwritten = File::create(mount.path("c/f")).unwrap();
+        overwritten.write_all(b"half a sen").unwrap();
+        mount.sh("c", "mv f g");
+        mount.kill();
+        drop((overwritten, mount));
+
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("c"), ["g"]);
+        assert_eq!(mount.sh("c", "cat g"), "third");
+        assert_eq!(mount.unmount(env), (3, 3), "what was never closed is left");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
 }
