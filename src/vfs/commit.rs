@@ -309,7 +309,7 @@ impl Vfs {
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
         let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         steps::step();
-        let sent = self.upload_to_stay(&to.container, &filename, body, announced.sent()).await;
+        let sent = self.upload_to_stay(&to.container, &filename, body, &announced).await;
         let (sent, is_lost) = announced.outcome(sent, |id| {
             let inner = writer.inner();
             inner.base.as_ref().is_some_and(|base| base.id == *id) || inner.replaces.contains(id)

@@ -1,6 +1,5 @@
 //! Versions that are not wanted any more: deleted, or named in the journal until they are.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, ErrorKind, FileId, budget};
 use crate::journal::{Intent, Noted, steps};
+use crate::vfs::sending::Announced;
 use crate::vfs::{Error, Result, State, Vfs};
 
 /// A deletion that has failed is tried again behind the first list that comes when this time has passed.
@@ -160,9 +160,15 @@ impl Vfs {
 
     /// Whether a version that an upload was answered with is there. If it was about to be deleted it is not any
     /// more, or has been.
-    async fn survives(&self, container: &ContainerId, id: &FileId) -> api::error::Result<bool> {
+    async fn survives(
+        &self,
+        container: &ContainerId,
+        id: &FileId,
+        announced: &Announced,
+    ) -> api::error::Result<bool> {
         let under_way: Vec<Arc<Unwanted>> = {
             let mut state = self.state();
+            announced.answered(&mut state, id);
             if !state.is_wanted_again(container, id) {
                 return Ok(true);
             }
@@ -189,11 +195,12 @@ impl Vfs {
         container: &ContainerId,
         filename: &str,
         body: UploadBody,
-        sent: Arc<AtomicU64>,
+        announced: &Announced,
     ) -> api::error::Result<api::File> {
         loop {
-            let file = self.client.upload_watched(container, filename, body.clone(), sent.clone()).await?;
-            match self.survives(container, &file.id).await {
+            let sent = announced.sent();
+            let file = self.client.upload_watched(container, filename, body.clone(), sent).await?;
+            match self.survives(container, &file.id, announced).await {
                 Ok(true) => return Ok(file),
                 Ok(false) => {}
                 Err(error) => return Err(api::Error { may_have_happened: true, ..error }),

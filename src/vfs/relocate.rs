@@ -222,7 +222,7 @@ impl Vfs {
             let body = UploadBody::File { path: staging.data(), len };
             steps::step();
             let at = attr::now();
-            let sent = self.upload_to_stay(container, &filename, body, announced.sent()).await;
+            let sent = self.upload_to_stay(container, &filename, body, &announced).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
             let sent = if is_lost {
                 // What a list shows of it belongs to nobody yet.

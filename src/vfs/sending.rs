@@ -23,6 +23,8 @@ struct Post {
     len: u64,
     /// Ids that the path had before.
     known: HashSet<FileId>,
+    /// The id in the reply.
+    answered: Option<FileId>,
     /// Inodes that there were before have smaller numbers.
     before: Ino,
     begun: Instant,
@@ -92,6 +94,13 @@ impl Announced {
         self.sent.clone()
     }
 
+    /// The reply has this id, which may have been that of another version until now.
+    pub(super) fn answered(&self, state: &mut State, id: &FileId) {
+        if let Some(post) = state.sending.posts.get_mut(&self.number) {
+            post.answered = Some(id.clone());
+        }
+    }
+
     /// What became of the POST, which replaces versions that `replaces` knows, and whether it may have
     /// happened without an answer.
     pub(super) fn outcome(
@@ -154,6 +163,7 @@ impl Vfs {
             path: path.to_owned(),
             len,
             known: known.clone(),
+            answered: None,
             before: state.tree.next(),
             begun: Instant::now(),
             sent: sent.clone(),
@@ -188,12 +198,15 @@ impl State {
 
     /// Whether a listed file is what a POST under way has made: nobody is shown it twice.
     pub(super) fn is_arriving(&self, container: &ContainerId, file: &api::File) -> bool {
-        let of_container = self.sending.posts.values().filter(|post| post.container == *container);
-        let mut candidates = of_container.filter(|post| {
+        let is_reply =
+            |post: &Post| post.answered.as_ref() == Some(&file.id) && !self.shows(container, &file.id);
+        let is_unanswered = |post: &Post| {
             file.source == "user"
                 && file.bytes.is_none_or(|bytes| bytes == post.len)
                 && !post.known.contains(&file.id)
-        });
-        candidates.any(|post| names::shown_path(file).join("/") == post.path)
+                && names::shown_path(file).join("/") == post.path
+        };
+        let mut of_container = self.sending.posts.values().filter(|post| post.container == *container);
+        of_container.any(|post| is_reply(post) || is_unanswered(post))
     }
 }

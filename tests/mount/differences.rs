@@ -264,21 +264,22 @@ fn what_is_saved_under_the_name_that_a_file_had_before_may_get_its_id() {
         |env| {
             let id = env.container("c");
             let mount = env.mount(&["--write-back", "--write-back-delay", "0s", "--ttl", "50ms"]);
-            for slow in [true, false] {
+            // The new name arrives before or after what is saved under the old one, or while that is under way.
+            for [moves, saves, deletes] in [[500, 0, 300], [0, 0, 300], [100, 300, 600]] {
                 assert_eq!(save(&mount.path("c/f"), b"it moves"), Ok(()));
                 wait_until("it is sent", || env.versions(&id, "f").len() == 1);
                 std::thread::sleep(Duration::from_millis(100));
                 env.emulator.forget_requests();
-                // The new name arrives before or after what is saved under the old one.
-                let delay = Fault::Delay { millis: if slow { 500 } else { 0 } };
-                env.emulator.faults().inject(FaultRule::once(Upload, delay));
+                let slow = |kind, millis| FaultRule::once(kind, Fault::Delay { millis });
+                env.emulator.faults().inject(slow(Upload, moves));
+                env.emulator.faults().inject(slow(Upload, saves));
                 // Nor does the deletion of the old one hit it.
-                env.emulator.faults().inject(FaultRule::once(DeleteFile, Fault::Delay { millis: 300 }));
+                env.emulator.faults().inject(slow(DeleteFile, deletes));
                 fs::rename(mount.path("c/f"), mount.path("c/g")).unwrap();
                 wait_until("it is under way", || env.count(Upload) == 1);
                 assert_eq!(save(&mount.path("c/f"), b"another"), Ok(()));
-                for _ in 0..10 {
-                    std::thread::sleep(Duration::from_millis(100));
+                for _ in 0..20 {
+                    std::thread::sleep(Duration::from_millis(51));
                     assert_eq!(mount.names("c"), ["f", "g"]);
                     assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"another");
                     assert_eq!(fs::read(mount.path("c/g")).unwrap(), b"it moves");
