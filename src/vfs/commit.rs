@@ -370,9 +370,17 @@ impl Vfs {
         if self.ensure_listed_since(&to.container, writer.opened).await.is_err() {
             return false;
         }
-        let seen = self.state().tree.file(ino).is_some_and(|file| {
-            file.id() == Some(&base.id) && file.seen.is_some_and(|seen| seen >= writer.opened)
-        });
+        let seen = {
+            let state = self.state();
+            // A POST without an answer may have given the id other bytes.
+            let is_in_doubt = state.lost_posts(&to.container).any(|lost| lost.path == to.path);
+            let is_seen = state.tree.file(ino).is_some_and(|file| {
+                let has_len = |server: &Arc<api::File>| server.bytes.is_none_or(|bytes| bytes == frozen.len);
+                file.server.as_ref().is_some_and(|server| server.id == base.id && has_len(server))
+                    && file.seen.is_some_and(|seen| seen >= writer.opened)
+            });
+            is_seen && !is_in_doubt
+        };
         if !seen {
             return false;
         }

@@ -291,3 +291,32 @@ fn what_is_saved_under_the_name_that_a_file_had_before_may_get_its_id() {
         },
     );
 }
+
+#[test]
+fn a_save_of_what_was_there_before_one_without_an_answer_is_sent() {
+    for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
+        on_servers_that(
+            |quirks| quirks.replace_by_name = replace,
+            |env| {
+                let id = env.container("c");
+                let mount = env.mount(&["--ttl", "50ms"]);
+                // What is empty is sent behind its close.
+                let has = |bytes: &[u8]| {
+                    let versions = env.versions(&id, "f");
+                    versions.len() == 1 && env.store().content(&id, &versions[0].id).unwrap() == bytes
+                };
+                for before in [&b""[..], b"before"] {
+                    assert_eq!(save(&mount.path("c/f"), before), Ok(()));
+                    wait_until("it is sent", || has(before));
+                    std::thread::sleep(Duration::from_millis(100));
+                    env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+                    assert!(save(&mount.path("c/f"), b"lost").is_err());
+                    assert_eq!(save(&mount.path("c/f"), before), Ok(()));
+                    wait_until(&format!("it is sent again, {replace:?}"), || has(before));
+                    assert_eq!(mount.names("c"), ["f"]);
+                }
+                assert_eq!(mount.unmount(env), (0, 0));
+            },
+        );
+    }
+}
