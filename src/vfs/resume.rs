@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::api::{self, ContainerId, FileId};
 use crate::journal::intent::{Move, Rename};
@@ -46,8 +46,11 @@ impl Vfs {
             match intent {
                 Intent::Delete { container, ids } => vfs.resume_deletion(container, ids, noted).await,
                 Intent::Rename(rename) if rename.posted => {
-                    let gone = rename.gone().cloned().collect();
-                    vfs.resume_deletion(rename.container, gone, noted).await;
+                    // Kept for the next mount if the disk takes no note of where it has taken unsent bytes.
+                    if vfs.note_places(&rename).await {
+                        let gone = rename.gone().cloned().collect();
+                        vfs.resume_deletion(rename.container, gone, noted).await;
+                    }
                 }
                 Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,
                 Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
@@ -56,6 +59,37 @@ impl Vfs {
                 Intent::Forget { .. } => {}
             }
         });
+    }
+
+    /// Has notes beside unsent bytes say where a rename has taken them, as soon as the disk takes that. Returns whether
+    /// it has.
+    async fn note_places(&self, rename: &Rename) -> bool {
+        while let Err(error) = self.note_places_now(rename) {
+            if self.is_stopping() {
+                return false;
+            }
+            tracing::warn!(%error, "what a rename has taken along would have its old path after a crash");
+            for _ in 0..50 {
+                if !self.is_stopping() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        true
+    }
+
+    fn note_places_now(&self, rename: &Rename) -> Result<()> {
+        let inside = format!("{}/", rename.to);
+        let moved: Vec<_> = {
+            let state = self.state();
+            let container = state.tree.containers.get(&rename.container).copied();
+            let is_moved = |ino: Ino| {
+                state.tree.container_of(ino) == container && state.tree.path(ino).starts_with(&inside)
+            };
+            let writers = state.writers.iter().filter(|(ino, _)| is_moved(**ino));
+            writers.map(|(ino, writer)| (*ino, writer.clone())).collect()
+        };
+        moved.iter().try_for_each(|(ino, writer)| self.renew_promise(*ino, writer))
     }
 
     async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {

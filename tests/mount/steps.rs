@@ -8,7 +8,8 @@ use std::path::Path;
 use containerfs::emulator::{Config, Profile, ReplaceByName};
 use containerfs::journal::steps::FAILPOINT;
 
-use crate::env::{Env, Mount, fuse_is_missing, save};
+use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, save, wait_until};
+use crate::tools::Tmpfs;
 
 /// How a process ends that was killed.
 const KILLED: i32 = -1;
@@ -409,6 +410,51 @@ fn what_a_renamed_directory_takes_along_has_its_new_path_after_the_next_crash_to
             assert_eq!(fs::read(mount.path("c/d/kept~")).unwrap(), b"another", "step {step}");
             assert_eq!(fs::read(mount.path("c/e/kept~")).unwrap(), b"kept", "step {step}");
         }
+        died
+    };
+    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
+    assert!(steps > 1, "it died at {steps} steps only");
+}
+
+#[test]
+fn a_full_disk_at_the_recovery_of_a_rename_loses_nothing_and_leaves_nothing_twice() {
+    if is_missing("root, who alone can mount a small disk", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    let dies_at = |step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        let (id, state) = (env.container("c"), env.dir.path().join("state"));
+        let _disk = Tmpfs::mount(&state, "4m");
+        let mount = env.mount(&[]);
+        fs::create_dir(mount.path("c/d")).unwrap();
+        put(&mount, "d/sent", "sent");
+        put(&mount, "d/kept~", "kept");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let told = fs::rename(mount.path("c/d"), mount.path("c/e")).is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+
+        let filler = state.join("filler");
+        let filled = fs::write(&filler, noise(5 << 20));
+        assert!(filled.is_err(), "it fills the disk");
+        let mut mount = env.mount(&[]);
+        let directory = |mount: &Mount| if mount.path("c/e/kept~").exists() { "e" } else { "d" };
+        let is_whole = |mount: &Mount| {
+            let place = directory(mount);
+            let files =
+                [(format!("{place}/kept~"), "kept".to_owned()), (format!("{place}/sent"), "sent".to_owned())];
+            shown(mount) == files.into()
+        };
+        wait_until("all is in one directory", || is_whole(&mount));
+        assert!(!told || directory(&mount) == "e", "step {step}");
+        mount.kill();
+        drop(mount);
+        fs::remove_file(filler).unwrap();
+        let mount = env.mount(&[]);
+        wait_until("all is in one directory again", || is_whole(&mount));
+        assert!(!told || directory(&mount) == "e", "step {step}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 1, "step {step}");
         died
     };
     let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
