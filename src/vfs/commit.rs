@@ -16,7 +16,7 @@ use crate::journal::steps;
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::drain::Left;
-use crate::vfs::lost::Lost;
+use crate::vfs::lost::{FoundVersion, Lost};
 use crate::vfs::promise::{Closed, When};
 use crate::vfs::sending::Announced;
 use crate::vfs::writer::{Frozen, Writer};
@@ -127,12 +127,28 @@ impl Vfs {
             }
             frozen
         };
-        let outcome = self.send(ino, writer, destination, &frozen).await;
+        let mut strays = Vec::new();
+        let outcome = self.send(ino, writer, destination, &frozen, &mut strays).await;
+        let told = self.sent(ino, writer, destination, &frozen, outcome);
+        // They are deleted, or named in notes.
+        strays.iter().for_each(FoundVersion::strike_out);
+        told
+    }
+
+    /// What became of frozen bytes is told to the file, its notes and its user.
+    fn sent(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Arc<Writer>,
+        destination: &Destination,
+        frozen: &Frozen,
+        outcome: Result<()>,
+    ) -> Result<()> {
         let mut guard = self.state();
         let state = &mut *guard;
         match outcome {
             Ok(()) => {
-                writer.thaw(&frozen, true);
+                writer.thaw(frozen, true);
                 state.failures.remove(&ino);
                 writer.inner().failed = None;
                 let unneeded = state.retire_writer(ino);
@@ -144,7 +160,7 @@ impl Vfs {
                 let error = limit_named(error, frozen.len);
                 if writer.inner().placing.is_some() {
                     drop(guard);
-                    self.stays_unplaced(ino, writer, &frozen)?;
+                    self.stays_unplaced(ino, writer, frozen)?;
                     return Err(self.noticed(&destination.container, error));
                 }
                 let refused = error.is_refusal();
@@ -160,7 +176,7 @@ impl Vfs {
                 if let Err(error) = frozen.staging.note(true, says) {
                     tracing::error!(%error, "unsent bytes could not be made durable");
                 }
-                writer.thaw(&frozen, false);
+                writer.thaw(frozen, false);
                 if writer.is_promised_beside(&frozen.staging) {
                     self.promise(ino, writer)?;
                 }
@@ -175,6 +191,7 @@ impl Vfs {
         writer: &Arc<Writer>,
         to: &Destination,
         frozen: &Frozen,
+        strays: &mut Vec<FoundVersion>,
     ) -> Result<()> {
         if self.is_what_the_server_has(ino, writer, to, frozen).await {
             // It may have stood in another's place meanwhile.
@@ -190,13 +207,13 @@ impl Vfs {
             self.delete_after(ino, writer, to, frozen, replaced).await;
             return Ok(());
         }
-        let (uploaded, _announced) = match self.already_there(ino, writer, to, frozen).await? {
+        let (uploaded, _announced) = match self.already_there(ino, writer, to, frozen, strays).await? {
             Some(file) => (file, None),
             None => match self.post(ino, writer, to, frozen).await {
                 // Undone, a rename that has happened would leave nothing under the real name, where a server
                 // replaces by name.
                 Err(error) if writer.inner().placing.is_some() => {
-                    let found = self.already_there(ino, writer, to, frozen).await;
+                    let found = self.already_there(ino, writer, to, frozen, strays).await;
                     (found.ok().flatten().ok_or(error)?, None)
                 }
                 posted => posted?,
@@ -328,6 +345,7 @@ impl Vfs {
         writer: &Writer,
         to: &Destination,
         frozen: &Frozen,
+        strays: &mut Vec<FoundVersion>,
     ) -> Result<Option<api::File>> {
         let found = self.find_lost(&to.container, &to.path).await?;
         if found.is_empty() {
@@ -340,10 +358,14 @@ impl Vfs {
             if let Some(shown) = version.ino.filter(|shown| *shown != ino) {
                 state.tree.unlink(shown);
             }
-            if ours.is_none() && version.lost.sha256 == sha256 {
+            // What is about to be deleted, as an earlier mount had it, is nobody's.
+            let is_going = state.records.is_buried(&to.container, &version.file.id);
+            if ours.is_none() && version.lost.sha256 == sha256 && !is_going {
                 ours = Some((*version.file).clone());
+                version.strike_out();
             } else {
                 writer.inner().also_replaces([version.file.id.clone()]);
+                strays.push(version);
             }
         }
         Ok(ours)

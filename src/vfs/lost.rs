@@ -72,11 +72,20 @@ pub(super) struct FoundVersion {
     pub(super) ino: Option<Ino>,
     pub(super) file: Arc<api::File>,
     pub(super) lost: Lost,
+    /// The POST that counts as its own, once it is found.
+    post: Option<Post>,
+}
+
+impl FoundVersion {
+    /// Another note says what is to become of it, or it is gone.
+    pub(super) fn strike_out(&self) {
+        self.post.iter().for_each(Post::strike_out);
+    }
 }
 
 impl Vfs {
     /// Versions of `path` that lost POSTs have made, by a list fetched for it. Asks nothing if no POST was
-    /// lost.
+    /// lost. The caller strikes them out.
     ///
     /// # Errors
     /// The server's: as long as it is not known what is there, nothing may be sent again.
@@ -95,10 +104,11 @@ impl Vfs {
         for mut lost in lost {
             for _ in 0..lost.posts.len() {
                 lost.known.extend(found.iter().map(|other| other.file.id.clone()));
-                match self.version_of(lost.clone()).await? {
-                    Some(version) if self.state().found(&version) => found.push(version),
-                    _ => break,
+                let Some(mut version) = self.version_of(lost.clone()).await? else { break };
+                if !self.state().found(&mut version) {
+                    break;
                 }
+                found.push(version);
             }
         }
         Ok(found)
@@ -111,7 +121,7 @@ impl Vfs {
         let asked = seconds_at(asked);
         let lost: Vec<Lost> = self.state().lost_posts(&container).cloned().collect();
         for lost in lost {
-            let found = match self.version_of(lost.clone()).await {
+            let mut found = match self.version_of(lost.clone()).await {
                 Ok(Some(found)) => found,
                 Ok(None) => {
                     self.state().never_made(&lost, asked);
@@ -122,13 +132,22 @@ impl Vfs {
             {
                 let mut guard = self.state();
                 let state = &mut *guard;
-                if state.is_unsent(&container, &found.lost.path) || !state.found(&found) {
+                if state.is_unsent(&container, &found.lost.path) || !state.found(&mut found) {
                     continue;
                 }
                 state.records.bury(&container, &found.file.id);
                 found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
             }
-            self.delete_version(&container, &found.file.id).await;
+            match self.intend_deletion(&container, vec![found.file.id.clone()]) {
+                Ok(unwanted) => {
+                    found.strike_out();
+                    self.delete(unwanted).await;
+                }
+                Err(_) => {
+                    self.delete_version(&container, &found.file.id).await;
+                    found.strike_out();
+                }
+            }
         }
     }
 
@@ -147,7 +166,7 @@ impl Vfs {
         for (ino, file) in candidates {
             let body = self.downloads.fetch(&lost.container, &file);
             if sha256_of(&body).await? == lost.sha256 {
-                return Ok(Some(FoundVersion { ino, file, lost }));
+                return Ok(Some(FoundVersion { ino, file, lost, post: None }));
             }
             if ino.is_none() {
                 self.state().is_a_strangers(&lost, &file.id);
@@ -278,15 +297,15 @@ impl State {
         true
     }
 
-    /// What a lost POST has made is known: it is lost no longer. False if somebody else has found it
-    /// meanwhile, or it has turned out to be another upload's.
-    fn found(&mut self, version: &FoundVersion) -> bool {
+    /// What a lost POST has made is known: it is lost no longer, but for the note that says so. False if somebody else
+    /// has found it meanwhile, or it has turned out to be another upload's.
+    fn found(&mut self, version: &mut FoundVersion) -> bool {
         let still_lost = |other: &Lost| other.is_same(&version.lost) && other.may_be(&version.file);
         let Some(at) = self.lost.iter().position(still_lost) else { return false };
         let lost = &mut self.lost[at];
         // Which of several it was is not known; the oldest is the first to be forgotten.
         let oldest = (0..lost.posts.len()).min_by_key(|post| lost.posts[*post].at);
-        oldest.into_iter().for_each(|post| lost.posts.swap_remove(post).strike_out());
+        version.post = oldest.map(|post| lost.posts.swap_remove(post));
         lost.known.insert(version.file.id.clone());
         lost.note();
         if lost.posts.is_empty() {

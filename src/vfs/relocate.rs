@@ -206,6 +206,7 @@ impl Vfs {
                 found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
                 self.state().records.bury(container, &found.file.id);
                 self.delete_version(container, &found.file.id).await;
+                found.strike_out();
             }
             // After that look: the list was fetched for this rename, and shows nothing of it.
             if let Some(known) = tried {

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use containerfs::emulator::{Config, Profile, ReplaceByName};
+use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
 use containerfs::journal::steps::FAILPOINT;
+
+use nix::errno::Errno;
 
 use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, save, wait_until};
 use crate::tools::Tmpfs;
@@ -459,6 +462,63 @@ fn a_full_disk_at_the_recovery_of_a_rename_loses_nothing_and_leaves_nothing_twic
     };
     let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
     assert!(steps > 1, "it died at {steps} steps only");
+}
+
+#[test]
+fn what_a_lost_answer_has_left_goes_whenever_the_daemon_dies() {
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |again: &[u8], step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        let id = env.container("c");
+        let variables = [("FAILPOINTS", &*format!("{FAILPOINT}={step}*off->return"))];
+        let mount = env.mount_with(&["--ttl", "50ms"], &variables);
+        let mut told = save(&mount.path("c/f"), b"old").is_ok();
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+        let is_lost = save(&mount.path("c/f"), b"lost") == Err(Errno::EIO);
+        if told && is_lost {
+            if again.is_empty() {
+                // What is swept up behind a list.
+                told = fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok();
+                wait_until("it is gone", || {
+                    let _ = fs::read_dir(mount.dir.join("c"));
+                    let missing = fs::metadata(mount.dir.join("c/missing"));
+                    let is_dead = missing.is_err_and(|error| error.kind() != ErrorKind::NotFound);
+                    is_dead || env.store().files(&id).len() == 1
+                });
+            } else {
+                told = save(&mount.path("c/f"), again).is_ok();
+            }
+        }
+        let died = mount.unmount(&env).1 == KILLED;
+        env.emulator.faults().clear();
+        let mount = env.mount(&["--ttl", "50ms"]);
+        wait_until("there is one version of each file", || {
+            let names = mount.names("c");
+            !names.iter().any(|name| name.contains('~')) && env.store().files(&id).len() == names.len()
+        });
+        let found = shown(&mount);
+        assert!(found.len() <= 1, "step {step}: {found:?}");
+        if told && is_lost {
+            let expected = if again.is_empty() { ("g", &b"lost"[..]) } else { ("f", again) };
+            assert_eq!(
+                found.get(expected.0).map(String::as_bytes),
+                Some(expected.1),
+                "step {step} {again:?} {found:?}"
+            );
+        }
+        let ended = mount.unmount(&env).1;
+        assert!(ended == 0 || (ended == 3 && !(told && is_lost)), "{ended}: what was never closed is left");
+        let context =
+            format!("step {step} of {again:?}, told: {told}, lost: {is_lost}, ended: {ended}, {found:?}");
+        assert_eq!(env.store().files(&id).len(), found.len(), "{context}");
+        died
+    };
+    for again in [&b""[..], b"lost", b"another"] {
+        let steps = (0..TOO_MANY).take_while(|step| dies_at(again, *step)).count();
+        assert!(steps > 1, "it died at {steps} steps only");
+    }
 }
 
 #[test]
