@@ -139,6 +139,8 @@ pub struct Records {
     directories_kept: Option<bool>,
     /// The last line may have no end: the next fact begins a new one.
     torn: bool,
+    /// Facts that are to be written at once with what follows.
+    gathered: Option<Vec<u8>>,
 }
 
 impl Records {
@@ -157,7 +159,8 @@ impl Records {
 
     /// Of an open file, from its beginning; `each` sees every fact.
     pub(super) fn of(log: File, each: impl FnMut(&Fact)) -> io::Result<Self> {
-        let mut records = Self { log, containers: HashMap::new(), directories_kept: None, torn: false };
+        let mut records =
+            Self { log, containers: HashMap::new(), directories_kept: None, torn: false, gathered: None };
         records.read(each)?;
         Ok(records)
     }
@@ -294,11 +297,29 @@ impl Records {
         self.apply(fact);
     }
 
+    /// Writes what `work` remembers in one piece: a process that is killed has all of it, or nothing.
+    pub fn at_once(&mut self, work: impl FnOnce(&mut Self)) {
+        self.gathered = Some(Vec::new());
+        work(self);
+        let lines = self.gathered.take().unwrap_or_default();
+        self.write(&lines);
+    }
+
     fn append(&mut self, fact: &Fact) {
-        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut line, fact).expect("facts have string keys only");
+        let mut line = serde_json::to_vec(fact).expect("facts have string keys only");
         line.push(b'\n');
-        let written = self.log.write_all(&line);
+        match &mut self.gathered {
+            Some(gathered) => gathered.append(&mut line),
+            None => self.write(&line),
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        let begin: &[u8] = if self.torn { b"\n" } else { b"" };
+        let written = self.log.write_all(&[begin, lines].concat());
         self.torn = written.is_err();
         if let Err(error) = written {
             tracing::warn!(%error, "cannot write records.jsonl; names and times of this mount will not outlive it");
@@ -348,6 +369,24 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn facts_that_belong_together_are_written_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let container = ContainerId::from("c");
+        let mut records = Records::open(dir.path()).unwrap();
+        records.set_directory(&container, "old", true);
+        records.at_once(|records| {
+            records.set_directory(&container, "old", false);
+            // Killed here, the process has the old one.
+            let killed = Records::open(dir.path()).unwrap();
+            assert!(killed.container(&container).unwrap().directories.contains("old"));
+            records.set_directory(&container, "new", true);
+        });
+        let after = Records::open(dir.path()).unwrap();
+        let directories: Vec<_> = after.container(&container).unwrap().directories.iter().collect();
+        assert_eq!(directories, ["new"]);
+    }
 
     #[test]
     fn facts_outlive_the_process_and_a_torn_line() {

@@ -393,7 +393,7 @@ impl Vfs {
             (unwanted, unsent)
         };
         for (file, writer) in &unsent {
-            self.renew_promise(*file, writer)?;
+            self.settle_writer(*file, writer)?;
         }
         self.finish(arrived, unwanted).await;
         drop(turns);
@@ -528,19 +528,22 @@ impl State {
             let set = records.directory_attributes.iter().filter(|(path, _)| moves(path));
             attributes.extend(set.map(|(path, attributes)| (path.clone(), *attributes)));
         }
-        for directory in &known {
-            self.records.set_directory(id, directory, false);
-            self.records.set_directory(id, &moved(directory), true);
-        }
-        for (directory, attributes) in attributes {
-            self.records.set_directory(id, &directory, false);
-            self.records.set_directory_attributes(id, &moved(&directory), attributes);
-        }
-        self.records.set_directory(id, new_path, true);
-        for path in [old_path, new_path] {
-            if let Some((above, _)) = path.rsplit_once('/') {
-                self.records.set_directory(id, above, true);
+        // Killed amid that, a directory would have neither name.
+        self.records.at_once(|records| {
+            for directory in &known {
+                records.set_directory(id, directory, false);
+                records.set_directory(id, &moved(directory), true);
             }
-        }
+            for (directory, attributes) in attributes {
+                records.set_directory(id, &directory, false);
+                records.set_directory_attributes(id, &moved(&directory), attributes);
+            }
+            records.set_directory(id, new_path, true);
+            for path in [old_path, new_path] {
+                if let Some((above, _)) = path.rsplit_once('/') {
+                    records.set_directory(id, above, true);
+                }
+            }
+        });
     }
 }

@@ -182,7 +182,12 @@ impl Vfs {
             shelved.and_then(|ino| Some((ino, state.writers.get(&ino)?.clone())))
         };
         let Some((ino, writer)) = writer else { return Ok(()) };
-        if writer.stays_aside() { self.promise(ino, &writer) } else { self.renew_promise(ino, &writer) }
+        self.settle_writer(ino, &writer)
+    }
+
+    /// The notes of a file say what it is by now, and if it was moved aside just now that it stays so.
+    pub(super) fn settle_writer(&self, ino: Ino, writer: &Arc<Writer>) -> Result<()> {
+        if writer.stays_aside() { self.promise(ino, writer) } else { self.renew_promise(ino, writer) }
     }
 
     /// A local scratch name is for good after the grace, or when the mount ends.
@@ -232,7 +237,7 @@ impl Vfs {
             others
         };
         for (ino, writer) in others {
-            if let Err(error) = self.renew_promise(ino, &writer) {
+            if let Err(error) = self.settle_writer(ino, &writer) {
                 tracing::warn!(%error, "a file would replace the one that has its version now, after a crash");
             }
         }

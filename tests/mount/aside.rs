@@ -170,3 +170,36 @@ fn what_was_moved_aside_unsent_stays_there_when_its_successor_has_arrived() {
         }
     });
 }
+
+#[test]
+fn what_was_moved_aside_does_not_replace_what_has_got_its_id() {
+    use containerfs::emulator::{Config, Profile, ReplaceByName};
+    if crate::env::fuse_is_missing() {
+        return;
+    }
+    let moves = [
+        "mv f g && printf 1 > g && mv g g~",
+        "mv f g && mv g g~",
+        "mv f f~",
+        "printf 1 > h && mv h f && mv f g && mv g g~",
+    ];
+    for moves in moves {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::SameId;
+        let env = Env::of(config);
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "300ms", "--ttl", "50ms"]);
+        mount.sh("c", &format!("{moves} && printf newer > f"));
+        wait_until("it arrives", || on_server(&env, &id) == [held("f", "newer")]);
+        std::thread::sleep(Duration::from_millis(200));
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat f"), "newer", "{moves}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat f"), "newer", "{moves}");
+        assert!(on_server(&env, &id).contains(&held("f", "newer")));
+    }
+}
