@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::journal::intent::{Intent, Noted};
-use crate::journal::stage::Staging;
+use crate::journal::stage::{self, Staging};
 use crate::private;
 
 /// There while a mount is ending.
@@ -123,7 +123,7 @@ impl Journal {
     /// # Errors
     /// The disk's.
     pub fn discard(&self, serial: u64) -> io::Result<()> {
-        fs::remove_dir_all(self.entry(serial))
+        stage::remove(&self.entry(serial))
     }
 
     /// Opens once more what nobody holds.

@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -304,10 +304,18 @@ impl Staging {
     /// Removes the bytes: they are on the server, or their owner removed the file.
     pub fn discard(&self) {
         self.noting.lock().unwrap_or_else(PoisonError::into_inner).discarded = true;
-        if let Err(error) = fs::remove_dir_all(&self.dir)
+        steps::step();
+        if let Err(error) = remove(&self.dir)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a staging directory");
         }
+    }
+}
+/// Removes a staging directory, the bytes first: what is left without them says nothing.
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join("data")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::remove_dir_all(dir),
     }
 }

@@ -162,16 +162,17 @@ impl Inner {
         Some(old)
     }
 
-    /// Everything that lies in the journal for this file, for it to be removed.
+    /// Everything that lies in the journal for this file, for it to be removed, the oldest first: what is left of it
+    /// after a crash is the newest.
     pub(super) fn take_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
         let present = self.staging.take().filter(|_| !self.passed_on);
-        present.into_iter().chain(self.take_older())
+        self.take_older().chain(present)
     }
 
     /// The same, while programs go on with the bytes.
     pub(super) fn share_stagings(&mut self) -> impl Iterator<Item = Arc<Staging>> {
         let present = self.staging.clone().filter(|_| !self.passed_on);
-        present.into_iter().chain(self.take_older())
+        self.take_older().chain(present)
     }
 
     /// Everything that is promised, for another file to inherit, while programs go on with the bytes.
@@ -182,7 +183,7 @@ impl Inner {
     }
 
     fn take_older(&mut self) -> impl Iterator<Item = Arc<Staging>> + use<> {
-        std::mem::take(&mut self.kept).into_iter().chain(std::mem::take(&mut self.inherited))
+        std::mem::take(&mut self.inherited).into_iter().chain(std::mem::take(&mut self.kept))
     }
 
     /// Keeps the promised bytes of a file that this one takes the place of.
@@ -429,9 +430,7 @@ impl Writer {
         if !arrived {
             return;
         }
-        if in_place {
-            frozen.staging.retract();
-        }
+        // The older ones first: once nothing says that these are newer they would be sent again.
         inner.inherited.drain(..).for_each(|staging| staging.discard());
         let serial = frozen.staging.serial();
         inner.kept.retain(|older| {
@@ -441,6 +440,9 @@ impl Writer {
             }
             newer
         });
+        if in_place {
+            frozen.staging.retract();
+        }
     }
 
     /// The present bytes are promised: a durable note lies beside them, which names what older bytes may have
