@@ -34,6 +34,7 @@ mod posix;
 mod priorities;
 mod privacy;
 mod reading;
+mod recovery;
 #[path = "../model/reference.rs"]
 mod reference;
 mod scratch;

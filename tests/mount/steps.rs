@@ -2,23 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 
-use containerfs::emulator::Kind::Upload;
-use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
+use containerfs::emulator::{Config, Profile, ReplaceByName};
 use containerfs::journal::steps::FAILPOINT;
 
-use nix::errno::Errno;
-
-use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, save, wait_until};
-use crate::tools::Tmpfs;
+use crate::env::{Env, Mount, fuse_is_missing, save};
 
 /// How a process ends that was killed.
-const KILLED: i32 = -1;
+pub(crate) const KILLED: i32 = -1;
 
 /// More steps than any intent has.
-const TOO_MANY: usize = 60;
+pub(crate) const TOO_MANY: usize = 60;
 
 /// What a container may hold afterwards: bytes by path.
 type Files = BTreeMap<&'static str, &'static str>;
@@ -37,7 +33,7 @@ struct Deed {
     flags: &'static [&'static str],
 }
 
-fn put(mount: &Mount, path: &str, bytes: &str) {
+pub(crate) fn put(mount: &Mount, path: &str, bytes: &str) {
     assert_eq!(save(&mount.path("c").join(path), bytes.as_bytes()), Ok(()));
 }
 
@@ -254,7 +250,7 @@ fn deeds() -> Vec<Deed> {
 }
 
 /// Every file of the container, as the mount shows it.
-fn shown(mount: &Mount) -> BTreeMap<String, String> {
+pub(crate) fn shown(mount: &Mount) -> BTreeMap<String, String> {
     let paths = mount.sh("c", "find . -type f");
     let read = |path: &str| {
         let path = path.trim_start_matches("./").to_owned();
@@ -417,108 +413,6 @@ fn what_a_renamed_directory_takes_along_has_its_new_path_after_the_next_crash_to
     };
     let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
     assert!(steps > 1, "it died at {steps} steps only");
-}
-
-#[test]
-fn a_full_disk_at_the_recovery_of_a_rename_loses_nothing_and_leaves_nothing_twice() {
-    if is_missing("root, who alone can mount a small disk", !nix::unistd::geteuid().is_root()) {
-        return;
-    }
-    let dies_at = |step: usize| {
-        let env = Env::of(Config::new(Profile::Openai));
-        let (id, state) = (env.container("c"), env.dir.path().join("state"));
-        let _disk = Tmpfs::mount(&state, "4m");
-        let mount = env.mount(&[]);
-        fs::create_dir(mount.path("c/d")).unwrap();
-        put(&mount, "d/sent", "sent");
-        put(&mount, "d/kept~", "kept");
-        assert_eq!(mount.unmount(&env), (0, 0));
-        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
-        let told = fs::rename(mount.path("c/d"), mount.path("c/e")).is_ok();
-        let died = mount.unmount(&env).1 == KILLED;
-
-        let filler = state.join("filler");
-        let filled = fs::write(&filler, noise(5 << 20));
-        assert!(filled.is_err(), "it fills the disk");
-        let mut mount = env.mount(&[]);
-        let directory = |mount: &Mount| if mount.path("c/e/kept~").exists() { "e" } else { "d" };
-        let is_whole = |mount: &Mount| {
-            let place = directory(mount);
-            let files =
-                [(format!("{place}/kept~"), "kept".to_owned()), (format!("{place}/sent"), "sent".to_owned())];
-            shown(mount) == files.into()
-        };
-        wait_until("all is in one directory", || is_whole(&mount));
-        assert!(!told || directory(&mount) == "e", "step {step}");
-        mount.kill();
-        drop(mount);
-        fs::remove_file(filler).unwrap();
-        let mount = env.mount(&[]);
-        wait_until("all is in one directory again", || is_whole(&mount));
-        assert!(!told || directory(&mount) == "e", "step {step}");
-        assert_eq!(mount.unmount(&env), (0, 0));
-        assert_eq!(env.store().files(&id).len(), 1, "step {step}");
-        died
-    };
-    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
-    assert!(steps > 1, "it died at {steps} steps only");
-}
-
-#[test]
-fn what_a_lost_answer_has_left_goes_whenever_the_daemon_dies() {
-    if fuse_is_missing() {
-        return;
-    }
-    let dies_at = |again: &[u8], step: usize| {
-        let env = Env::of(Config::new(Profile::Openai));
-        let id = env.container("c");
-        let variables = [("FAILPOINTS", &*format!("{FAILPOINT}={step}*off->return"))];
-        let mount = env.mount_with(&["--ttl", "50ms"], &variables);
-        let mut told = save(&mount.path("c/f"), b"old").is_ok();
-        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
-        let is_lost = save(&mount.path("c/f"), b"lost") == Err(Errno::EIO);
-        if told && is_lost {
-            if again.is_empty() {
-                // What is swept up behind a list.
-                told = fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok();
-                wait_until("it is gone", || {
-                    let _ = fs::read_dir(mount.dir.join("c"));
-                    let missing = fs::metadata(mount.dir.join("c/missing"));
-                    let is_dead = missing.is_err_and(|error| error.kind() != ErrorKind::NotFound);
-                    is_dead || env.store().files(&id).len() == 1
-                });
-            } else {
-                told = save(&mount.path("c/f"), again).is_ok();
-            }
-        }
-        let died = mount.unmount(&env).1 == KILLED;
-        env.emulator.faults().clear();
-        let mount = env.mount(&["--ttl", "50ms"]);
-        wait_until("there is one version of each file", || {
-            let names = mount.names("c");
-            !names.iter().any(|name| name.contains('~')) && env.store().files(&id).len() == names.len()
-        });
-        let found = shown(&mount);
-        assert!(found.len() <= 1, "step {step}: {found:?}");
-        if told && is_lost {
-            let expected = if again.is_empty() { ("g", &b"lost"[..]) } else { ("f", again) };
-            assert_eq!(
-                found.get(expected.0).map(String::as_bytes),
-                Some(expected.1),
-                "step {step} {again:?} {found:?}"
-            );
-        }
-        let ended = mount.unmount(&env).1;
-        assert!(ended == 0 || (ended == 3 && !(told && is_lost)), "{ended}: what was never closed is left");
-        let context =
-            format!("step {step} of {again:?}, told: {told}, lost: {is_lost}, ended: {ended}, {found:?}");
-        assert_eq!(env.store().files(&id).len(), found.len(), "{context}");
-        died
-    };
-    for again in [&b""[..], b"lost", b"another"] {
-        let steps = (0..TOO_MANY).take_while(|step| dies_at(again, *step)).count();
-        assert!(steps > 1, "it died at {steps} steps only");
-    }
 }
 
 #[test]

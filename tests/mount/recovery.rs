@@ -1,0 +1,164 @@
+//! What the next mount makes of a daemon that died at any step, where the server or the disk makes that hard.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::thread;
+use std::time::Duration;
+
+use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::{Config, Fault, FaultRule, Profile};
+use containerfs::journal::steps::FAILPOINT;
+use nix::errno::Errno;
+
+use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, save, wait_until};
+use crate::steps::{KILLED, TOO_MANY, put, shown};
+use crate::tools::Tmpfs;
+
+#[test]
+fn a_file_whose_upload_the_list_shows_late() {
+    if fuse_is_missing() {
+        return;
+    }
+    let lag = Duration::from_millis(700);
+    let dies_at = |newer: &str, step: usize| {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.upload_list_lag = lag;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let first = save(&mount.path("c/f"), b"old").is_ok();
+        // What is empty is saved behind its close.
+        let told = first && save(&mount.path("c/f"), newer.as_bytes()).is_ok() && !newer.is_empty();
+        let died = mount.unmount(&env).1 == KILLED;
+        // What has arrived and is remembered is asked for by its id, and not sent again.
+        let records = env.notes("records.jsonl").concat();
+        let has_landed = |id: &str| records.lines().any(|fact| fact.contains("landed") && fact.contains(id));
+        let is_newer = |file: &str| env.store().content(&id, file).unwrap() == newer.as_bytes();
+        let is_there = env.store().files(&id).iter().any(|file| is_newer(&file.id) && has_landed(&file.id));
+        env.emulator.forget_requests();
+        let mut mount = env.mount(&["--ttl", "10ms"]);
+        for _ in 0..10 {
+            mount.names("c");
+            thread::sleep(Duration::from_millis(11));
+        }
+        mount.kill();
+        assert!(!is_there || env.count(Upload) == 0, "step {step}: it was sent again");
+        drop(mount);
+        thread::sleep(lag);
+        let mount = env.mount(&["--ttl", "50ms"]);
+        let is_one = || mount.names("c").len() <= 1 && env.store().files(&id).len() == mount.names("c").len();
+        wait_until(&format!("there is one version, step {step}"), is_one);
+        if told {
+            assert_eq!(mount.sh("c", "cat f"), newer, "step {step}");
+        }
+        let ended = mount.unmount(&env).1;
+        assert!(ended == 0 || (ended == 3 && !told), "{ended}: what was never closed is left");
+        died
+    };
+    for newer in ["newer", ""] {
+        let steps = (0..TOO_MANY).take_while(|step| dies_at(newer, *step)).count();
+        assert!(steps > 1, "it died at {steps} steps only");
+    }
+}
+
+#[test]
+fn a_full_disk_at_the_recovery_of_a_rename_loses_nothing_and_leaves_nothing_twice() {
+    if is_missing("root, who alone can mount a small disk", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    let dies_at = |step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        let (id, state) = (env.container("c"), env.dir.path().join("state"));
+        let _disk = Tmpfs::mount(&state, "4m");
+        let mount = env.mount(&[]);
+        fs::create_dir(mount.path("c/d")).unwrap();
+        put(&mount, "d/sent", "sent");
+        put(&mount, "d/kept~", "kept");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let told = fs::rename(mount.path("c/d"), mount.path("c/e")).is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+
+        let filler = state.join("filler");
+        let filled = fs::write(&filler, noise(5 << 20));
+        assert!(filled.is_err(), "it fills the disk");
+        let mut mount = env.mount(&[]);
+        let directory = |mount: &Mount| if mount.path("c/e/kept~").exists() { "e" } else { "d" };
+        let is_whole = |mount: &Mount| {
+            let place = directory(mount);
+            let files =
+                [(format!("{place}/kept~"), "kept".to_owned()), (format!("{place}/sent"), "sent".to_owned())];
+            shown(mount) == files.into()
+        };
+        wait_until("all is in one directory", || is_whole(&mount));
+        assert!(!told || directory(&mount) == "e", "step {step}");
+        mount.kill();
+        drop(mount);
+        fs::remove_file(filler).unwrap();
+        let mount = env.mount(&[]);
+        wait_until("all is in one directory again", || is_whole(&mount));
+        assert!(!told || directory(&mount) == "e", "step {step}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 1, "step {step}");
+        died
+    };
+    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
+    assert!(steps > 1, "it died at {steps} steps only");
+}
+
+#[test]
+fn what_a_lost_answer_has_left_goes_whenever_the_daemon_dies() {
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |again: &[u8], step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        let id = env.container("c");
+        let variables = [("FAILPOINTS", &*format!("{FAILPOINT}={step}*off->return"))];
+        let mount = env.mount_with(&["--ttl", "50ms"], &variables);
+        let mut told = save(&mount.path("c/f"), b"old").is_ok();
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+        let is_lost = save(&mount.path("c/f"), b"lost") == Err(Errno::EIO);
+        if told && is_lost {
+            if again.is_empty() {
+                // What is swept up behind a list.
+                told = fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok();
+                wait_until("it is gone", || {
+                    let _ = fs::read_dir(mount.dir.join("c"));
+                    let missing = fs::metadata(mount.dir.join("c/missing"));
+                    let is_dead = missing.is_err_and(|error| error.kind() != ErrorKind::NotFound);
+                    is_dead || env.store().files(&id).len() == 1
+                });
+            } else {
+                told = save(&mount.path("c/f"), again).is_ok();
+            }
+        }
+        let died = mount.unmount(&env).1 == KILLED;
+        env.emulator.faults().clear();
+        let mount = env.mount(&["--ttl", "50ms"]);
+        wait_until("there is one version of each file", || {
+            let names = mount.names("c");
+            !names.iter().any(|name| name.contains('~')) && env.store().files(&id).len() == names.len()
+        });
+        let found = shown(&mount);
+        assert!(found.len() <= 1, "step {step}: {found:?}");
+        if told && is_lost {
+            let expected = if again.is_empty() { ("g", &b"lost"[..]) } else { ("f", again) };
+            assert_eq!(
+                found.get(expected.0).map(String::as_bytes),
+                Some(expected.1),
+                "step {step} {again:?} {found:?}"
+            );
+        }
+        let ended = mount.unmount(&env).1;
+        assert!(ended == 0 || (ended == 3 && !(told && is_lost)), "{ended}: what was never closed is left");
+        let context =
+            format!("step {step} of {again:?}, told: {told}, lost: {is_lost}, ended: {ended}, {found:?}");
+        assert_eq!(env.store().files(&id).len(), found.len(), "{context}");
+        died
+    };
+    for again in [&b""[..], b"lost", b"another"] {
+        let steps = (0..TOO_MANY).take_while(|step| dies_at(again, *step)).count();
+        assert!(steps > 1, "it died at {steps} steps only");
+    }
+}
