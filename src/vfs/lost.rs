@@ -165,7 +165,15 @@ impl Vfs {
         };
         for (ino, file) in candidates {
             let body = self.downloads.fetch(&lost.container, &file);
-            if sha256_of(&body).await? == lost.sha256 {
+            let sha256 = match sha256_of(&body).await {
+                // An earlier list told of it.
+                Err(error) if error.is_gone() && !error.is_container_gone() => {
+                    self.state().is_withheld_no_more(&lost.container, &file.id);
+                    continue;
+                }
+                told => told?,
+            };
+            if sha256 == lost.sha256 {
                 return Ok(Some(FoundVersion { ino, file, lost, post: None }));
             }
             if ino.is_none() {
@@ -311,10 +319,14 @@ impl State {
         if lost.posts.is_empty() {
             self.lost.swap_remove(at);
         }
-        if let Some(withheld) = self.withheld.get_mut(&version.lost.container) {
-            withheld.retain(|file| file.id != version.file.id);
-        }
+        self.is_withheld_no_more(&version.lost.container, &version.file.id);
         true
+    }
+
+    fn is_withheld_no_more(&mut self, container: &ContainerId, id: &FileId) {
+        if let Some(withheld) = self.withheld.get_mut(container) {
+            withheld.retain(|file| file.id != *id);
+        }
     }
 
     /// A list that was asked for then, in seconds since the epoch, shows nothing of it.
@@ -343,8 +355,12 @@ impl State {
 
     /// Takes out of a list what lost POSTs may have made: it belongs to files that are shown anyway.
     pub(super) fn withhold(&mut self, container: &ContainerId, files: &mut Vec<api::File>) {
+        let earlier = self.withheld.remove(container).unwrap_or_default();
         let may_be_ours = |file: &api::File| self.lost_posts(container).any(|lost| lost.may_be(file));
-        let withheld: Vec<_> = files.extract_if(.., |file| may_be_ours(file)).map(Arc::new).collect();
+        let mut withheld: Vec<_> = files.extract_if(.., |file| may_be_ours(file)).map(Arc::new).collect();
+        // What an earlier list told of, which knew of more than this one does.
+        let listed: HashSet<FileId> = withheld.iter().map(|file| file.id.clone()).collect();
+        withheld.extend(earlier.into_iter().filter(|file| !listed.contains(&file.id) && may_be_ours(file)));
         self.withheld.insert(container.clone(), withheld);
     }
 

@@ -121,7 +121,8 @@ impl Vfs {
             let parent = state.tree.directory(container, parent);
             // What stood there has another name if the list shows the new version already.
             let files = state.tree.container(container).map(|container| &container.files);
-            let stood = rename.replaces.iter().find_map(|id| files?.get(id).copied());
+            let stands = |id: &FileId| files?.get(id).filter(|ino| !state.shelved.contains_key(ino)).copied();
+            let stood = rename.replaces.iter().find_map(stands);
             // A list may have shown what was sent once more.
             let is_sent = |ino: &Ino| {
                 let id = state.tree.file(*ino).and_then(|file| file.id());

@@ -320,3 +320,40 @@ fn a_save_of_what_was_there_before_one_without_an_answer_is_sent() {
         );
     }
 }
+
+#[test]
+fn what_an_earlier_mount_has_sent_is_found_though_a_second_list_does_not_show_it() {
+    on_servers_that(
+        |quirks| quirks.upload_list_lag = Duration::from_secs(60),
+        |env| {
+            let id = env.container("c");
+            let mount = env.mount(&["--ttl", "50ms"]);
+            env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+            assert!(save(&mount.path("c/f"), b"saved").is_err());
+            env.status_fault(Upload, 400);
+            assert!(!mount.try_sh("c", "touch f").status.success());
+            assert_eq!(mount.unmount(env).0, 3);
+            env.emulator.faults().clear();
+            // The reply had come, and no list yet, when the mount ended.
+            let file = env.store().files(&id).pop().unwrap().id;
+            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+            let fact = format!(r#"{{"fact":"landed","container":"{id}","id":"{file}","at":{now}}}"#);
+            let account = fs::read_dir(env.dir.path().join("state")).unwrap().flatten();
+            let records: Vec<_> =
+                account.map(|of| of.path().join("records.jsonl")).filter(|path| path.exists()).collect();
+            let known = fs::read_to_string(&records[0]).unwrap();
+            fs::write(&records[0], format!("{known}{fact}\n")).unwrap();
+            env.emulator.forget_requests();
+            let mount = env.mount(&["--ttl", "50ms"]);
+            for _ in 0..3 {
+                assert_eq!(mount.names("c"), ["f"]);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            assert!(env.command(&["pending", "retry"]).output().unwrap().status.success());
+            wait_until("it counts as sent", || mount.sh("c", "cat f") == "saved");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.count(Upload), 0, "it is there already");
+            assert_eq!(env.store().files(&id).len(), 1);
+        },
+    );
+}

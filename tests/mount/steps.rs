@@ -197,6 +197,21 @@ fn deeds() -> Vec<Deed> {
             flags: &[],
         },
         Deed {
+            name: "a file in the place of one that is aside and was written there",
+            before: |mount| {
+                put(mount, "f", "old");
+                put(mount, "g", "newer");
+            },
+            deed: |dir| {
+                fs::rename(dir.join("f"), dir.join("f~")).is_ok()
+                    && append(&dir.join("f~"), b"er").is_ok()
+                    && fs::rename(dir.join("g"), dir.join("f")).is_ok()
+            },
+            undone: vec![files(&[("f", "old"), ("g", "newer")])],
+            done: files(&[("f", "newer")]),
+            flags: &[],
+        },
+        Deed {
             name: "a backup of what is not sent yet",
             before: |mount| put(mount, "f", "old"),
             deed: |dir| {
@@ -430,6 +445,13 @@ fn a_file_that_vim_moves_aside() {
 fn a_file_in_the_place_of_one_that_is_moved_aside() {
     dies_at_every_step_of("a file in the place of one that is moved aside");
     dies_at_every_step_where_names_are_replaced("a file in the place of one that is moved aside");
+}
+
+#[test]
+fn a_file_in_the_place_of_one_that_is_aside_and_was_written_there() {
+    let name = "a file in the place of one that is aside and was written there";
+    dies_at_every_step_of(name);
+    dies_at_every_step_where_names_are_replaced(name);
 }
 
 #[test]
