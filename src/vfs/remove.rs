@@ -58,6 +58,8 @@ impl Vfs {
             (container, versions, open && !local && state.local_len(ino).is_none())
         };
         let path = self.state().tree.path(ino);
+        // What was moved aside from there has nothing on the server any more.
+        self.settle_shelved(Some((ino, &path)), &versions)?;
         let unwanted = Arc::new(self.intend_deletion(&container, versions)?.unlinked_at(path));
         let behind = self.config.write_back.is_some();
         if !waits && !behind {

@@ -243,7 +243,7 @@ impl Vfs {
         }
     }
 
-    /// A file has arrived at a path, and the versions `replaced` are about to be deleted: shelved files that have left
+    /// A file has arrived at a path, or goes from it, and the versions `replaced` are about to be deleted: shelved files that have left
     /// the path, or stood for these versions, now stand for themselves. Else a crash would put them in its place.
     pub(super) fn settle_shelved(&self, arrived: Option<(Ino, &str)>, replaced: &[FileId]) -> Result<()> {
         let settled: Vec<(Ino, Arc<Writer>, bool)> = {
@@ -252,8 +252,9 @@ impl Vfs {
             let left = arrived
                 .map(|(ino, path)| state.shelved_by_now(ino, path).collect::<Vec<_>>())
                 .unwrap_or_default();
-            let is_replaced =
-                |ino: &Ino| left.contains(ino) || state.claims(*ino).iter().any(|id| replaced.contains(id));
+            let stands_for_them = |ino: &Ino| state.claims(*ino).iter().any(|id| replaced.contains(id));
+            let is_itself = |ino: &Ino| arrived.is_some_and(|(arrived, _)| arrived == *ino);
+            let is_replaced = |ino: &Ino| !is_itself(ino) && (left.contains(ino) || stands_for_them(ino));
             let settled: Vec<Ino> = state.shelved.keys().copied().filter(is_replaced).collect();
             let with_writer = |ino: Ino| {
                 let writer = state.writers.get(&ino)?.clone();

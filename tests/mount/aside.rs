@@ -203,3 +203,27 @@ fn what_was_moved_aside_does_not_replace_what_has_got_its_id() {
         assert!(on_server(&env, &id).contains(&held("f", "newer")));
     }
 }
+
+#[test]
+fn what_was_moved_aside_outlives_a_successor_that_is_removed() {
+    on_both_profiles(|env| {
+        for flags in [&LATER[..], &[]] {
+            for back in ["mv f~ f", "mv f~ g && mv g f", "true"] {
+                let id = env.container("c");
+                env.store().put_upload(&id, "f", b"old");
+                let mount = env.mount(flags);
+                mount.sh("c", &format!("mv f f~ && echo new > f && rm f && {back}"));
+                let name = if back == "true" { "f~" } else { "f" };
+                assert_eq!(mount.names("c"), [name], "{back}");
+                assert_eq!(mount.sh("c", &format!("cat {name}")), "old");
+                assert_eq!(mount.unmount(env), (0, 0));
+                let mount = env.mount(&[]);
+                assert_eq!(mount.names("c"), [name], "{flags:?} {back}");
+                assert_eq!(mount.sh("c", &format!("cat {name} && mv {name} h")), "old");
+                assert_eq!(mount.unmount(env), (0, 0));
+                assert_eq!(on_server(env, &id), [held("h", "old")], "{flags:?} {back}");
+                env.store().delete_container(&id);
+            }
+        }
+    });
+}
