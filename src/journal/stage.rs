@@ -312,6 +312,7 @@ impl Staging {
         }
     }
 }
+
 /// Removes a staging directory, the bytes first: what is left without them says nothing.
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join("data")) {

@@ -265,7 +265,8 @@ impl Vfs {
         frozen: &Frozen,
         replaced: Vec<FileId>,
     ) {
-        // A newer save waits already, or has been opened again: its note has to name the version that it will replace.
+        // A newer save waits already, or has been opened again: its note has to name the version that it will
+        // replace.
         let beside = writer.is_promised_beside(&frozen.staging);
         let noted = if beside {
             self.promise(ino, writer)

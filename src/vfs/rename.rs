@@ -312,13 +312,7 @@ impl Vfs {
     }
 
     /// Deletes versions of a file that is not shown any more when the last of its readers has closed it.
-    pub(super) fn delete_when_read(
-        &self,
-        state: &mut State,
-        container: &ContainerId,
-        ino: Ino,
-        ids: Vec<FileId>,
-    ) {
+    fn delete_when_read(&self, state: &mut State, container: &ContainerId, ino: Ino, ids: Vec<FileId>) {
         ids.iter().for_each(|id| state.records.bury(container, id));
         match self.intend_deletion(container, ids) {
             Ok(unwanted) => _ = state.deferred.insert(ino, Arc::new(unwanted)),

@@ -165,7 +165,10 @@ impl Vfs {
     /// Deletes what has given way.
     pub(super) async fn delete_given_up(self: &Arc<Self>, unwanted: Option<Arc<Unwanted>>) -> Result<()> {
         let Some(unwanted) = unwanted else { return Ok(()) };
-        self.settle_shelved(None, &unwanted.ids)?;
+        // The rename has happened, and the deletion is written down.
+        if let Err(error) = self.settle_shelved(None, &unwanted.ids) {
+            tracing::warn!(%error, "a file that was moved aside would stand for a version that is gone");
+        }
         if self.config.write_back.is_some() {
             self.delete_behind(&mut self.state(), &unwanted);
         } else {
@@ -243,10 +246,11 @@ impl Vfs {
         }
     }
 
-    /// A file has arrived at a path, or goes from it, and the versions `replaced` are about to be deleted: shelved files that have left
-    /// the path, or stood for these versions, now stand for themselves. Else a crash would put them in its place.
+    /// A file has arrived at a path, or goes from it, and the versions `replaced` are about to be deleted: shelved
+    /// files that have left the path, or stood for these versions, now stand for themselves. Else a crash would put
+    /// them in its place.
     pub(super) fn settle_shelved(&self, arrived: Option<(Ino, &str)>, replaced: &[FileId]) -> Result<()> {
-        let settled: Vec<(Ino, Arc<Writer>, bool)> = {
+        let settled: Vec<(Ino, Arc<Writer>)> = {
             let mut guard = self.state();
             let state = &mut *guard;
             let left = arrived
@@ -256,13 +260,9 @@ impl Vfs {
             let is_itself = |ino: &Ino| arrived.is_some_and(|(arrived, _)| arrived == *ino);
             let is_replaced = |ino: &Ino| !is_itself(ino) && (left.contains(ino) || stands_for_them(ino));
             let settled: Vec<Ino> = state.shelved.keys().copied().filter(is_replaced).collect();
-            let with_writer = |ino: Ino| {
-                let writer = state.writers.get(&ino)?.clone();
-                let is_as_moved = writer.stays_aside();
-                Some((ino, writer, is_as_moved))
-            };
+            let with_writer = |ino: Ino| Some((ino, state.writers.get(&ino)?.clone()));
             let settled: Vec<_> = settled.into_iter().filter_map(with_writer).collect();
-            for (ino, writer, _) in &settled {
+            for (ino, writer) in &settled {
                 let mut inner = writer.inner();
                 inner.replaces.retain(|id| !replaced.contains(id));
                 inner.base.take_if(|base| replaced.contains(&base.id));
@@ -277,9 +277,7 @@ impl Vfs {
             }
             settled
         };
-        settled.iter().try_for_each(|(ino, writer, is_as_moved)| {
-            if *is_as_moved { self.promise(*ino, writer) } else { self.renew_promise(*ino, writer) }
-        })
+        settled.iter().try_for_each(|(ino, writer)| self.settle_writer(*ino, writer))
     }
 }
 
@@ -289,9 +287,11 @@ impl State {
         let mut claims: Vec<FileId> =
             self.tree.file(ino).and_then(|file| file.id().cloned()).into_iter().collect();
         if let Some(writer) = self.writers.get(&ino) {
-            let inner = writer.inner();
-            claims
-                .extend(inner.replaces.iter().filter(|id| !claims.contains(id)).cloned().collect::<Vec<_>>());
+            for id in &writer.inner().replaces {
+                if !claims.contains(id) {
+                    claims.push(id.clone());
+                }
+            }
         }
         claims
     }
