@@ -352,7 +352,7 @@ impl Vfs {
         if found.is_empty() {
             return Ok(None);
         }
-        let sha256 = frozen.staging.sha256()?;
+        let sha256 = frozen.staging.sha256().inspect_err(|_| self.state().lost_again(&found))?;
         let mut ours = None;
         let mut state = self.state();
         for version in found {

@@ -104,7 +104,9 @@ impl Vfs {
         for mut lost in lost {
             for _ in 0..lost.posts.len() {
                 lost.known.extend(found.iter().map(|other| other.file.id.clone()));
-                let Some(mut version) = self.version_of(lost.clone()).await? else { break };
+                let version = self.version_of(lost.clone()).await;
+                let version = version.inspect_err(|_| self.state().lost_again(&found));
+                let Some(mut version) = version? else { break };
                 if !self.state().found(&mut version) {
                     break;
                 }
@@ -321,6 +323,14 @@ impl State {
         }
         self.is_withheld_no_more(&version.lost.container, &version.file.id);
         true
+    }
+
+    /// Nothing has become of versions that were found.
+    pub(super) fn lost_again(&mut self, found: &[FoundVersion]) {
+        for version in found {
+            let posts = version.post.iter().cloned().collect();
+            self.add_lost(Lost { posts, ..version.lost.clone() });
+        }
     }
 
     fn is_withheld_no_more(&mut self, container: &ContainerId, id: &FileId) {
