@@ -13,9 +13,16 @@ const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
 /// What the server has, as name and bytes.
 fn on_server(env: &Env, id: &str) -> Vec<(String, String)> {
     let shown = |path: &str| path.rsplit('/').next().unwrap().rsplit('-').next().unwrap().to_owned();
-    let bytes = |id_of_file: &str| String::from_utf8(env.store().content(id, id_of_file).unwrap()).unwrap();
-    let mut files: Vec<_> =
-        env.store().files(id).iter().map(|file| (shown(&file.path), bytes(&file.id))).collect();
+    let mut files: Vec<_> = env
+        .store()
+        .files(id)
+        .iter()
+        .filter_map(|file| {
+            // What a mount deletes between the two questions has no bytes any more.
+            let bytes = env.store().content(id, &file.id)?;
+            Some((shown(&file.path), String::from_utf8(bytes).unwrap()))
+        })
+        .collect();
     files.sort();
     files
 }

@@ -549,10 +549,7 @@ fn what_was_saved_has_its_place_after_a_crash_though_the_file_is_being_overwritt
 
         let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
         assert_eq!(mount.sh("c", "cat f"), "second");
-        wait_until("the second save arrives", || {
-            let versions = env.versions(&id, "f");
-            versions.len() == 1 && env.store().content(&id, &versions[0].id).unwrap() == b"second"
-        });
+        wait_until("the second save arrives", || env.only_version(&id, "f").as_deref() == Some(b"second"));
         assert_eq!(mount.names("c"), ["f"]);
         assert_eq!(save(&mount.path("c/f"), b"third"), Ok(()));
         let mut overwritten = File::create(mount.path("c/f")).unwrap();

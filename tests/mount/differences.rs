@@ -301,10 +301,7 @@ fn a_save_of_what_was_there_before_one_without_an_answer_is_sent() {
                 let id = env.container("c");
                 let mount = env.mount(&["--ttl", "50ms"]);
                 // What is empty is sent behind its close.
-                let has = |bytes: &[u8]| {
-                    let versions = env.versions(&id, "f");
-                    versions.len() == 1 && env.store().content(&id, &versions[0].id).unwrap() == bytes
-                };
+                let has = |bytes: &[u8]| env.only_version(&id, "f").as_deref() == Some(bytes);
                 for before in [&b""[..], b"before"] {
                     assert_eq!(save(&mount.path("c/f"), before), Ok(()));
                     wait_until("it is sent", || has(before));

@@ -219,6 +219,14 @@ impl Env {
         self.store().content(container, &files[0].id).unwrap()
     }
 
+    /// The bytes of the only version of a file, if there is one and it stays for as long as one asks.
+    pub(crate) fn only_version(&self, container: &str, name: &str) -> Option<Vec<u8>> {
+        match &self.versions(container, name)[..] {
+            [only] => self.store().content(container, &only.id),
+            _ => None,
+        }
+    }
+
     /// The versions of a file on the server.
     pub(crate) fn versions(&self, container: &str, name: &str) -> Vec<StoredFile> {
         let mut files = self.store().files(container);

@@ -164,10 +164,7 @@ fn every_way_to_change_a_file_arrives() {
         ];
         for (step, expected) in steps {
             mount.sh("c", step);
-            wait_until(step, || {
-                let versions = env.versions(&id, "f");
-                versions.len() == 1 && env.store().content(&id, &versions[0].id).unwrap() == expected
-            });
+            wait_until(step, || env.only_version(&id, "f").as_deref() == Some(expected));
             assert_eq!(fs::read(mount.path("c/f")).unwrap(), expected, "{step}");
         }
     });

@@ -275,10 +275,8 @@ impl Ready {
 
     /// The server ends up with these bytes under this name, once.
     fn holds(&self, rig: &Rig, name: &str, bytes: &[u8]) {
-        let versions = || rig.env.versions(&self.container, &format!("-{name}"));
-        wait_until("one version", || versions().len() == 1);
-        let id = versions()[0].id.clone();
-        assert!(rig.env.store().content(&self.container, &id).unwrap() == bytes, "{name} on the server");
+        let only_version = || rig.env.only_version(&self.container, &format!("-{name}"));
+        wait_until("one version, with these bytes", || only_version().as_deref() == Some(bytes));
     }
 }
 
