@@ -67,6 +67,11 @@ pub enum Fault {
         /// Milliseconds.
         millis: u64,
     },
+    /// The request is carried out at once, and the reply waits.
+    DelayAfter {
+        /// Milliseconds.
+        millis: u64,
+    },
     /// Both bodies, of request and reply, crawl.
     Throttle {
         /// Bytes in a second.

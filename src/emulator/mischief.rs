@@ -82,6 +82,7 @@ pub(crate) async fn before(fault: &Fault, reset: &Reset, request: &mut Request) 
         }
         Fault::ResetAfter
         | Fault::HangAfter
+        | Fault::DelayAfter { .. }
         | Fault::HangMidBody { .. }
         | Fault::CutBody { .. }
         | Fault::LongBody => return Before::GoOn,
@@ -94,6 +95,10 @@ pub(crate) async fn after(fault: &Fault, reset: &Reset, kind: Kind, response: Re
     match fault {
         Fault::ResetAfter => reset.now().await,
         Fault::HangAfter => std::future::pending().await,
+        Fault::DelayAfter { millis } => {
+            tokio::time::sleep(Duration::from_millis(*millis)).await;
+            response
+        }
         Fault::HangMidBody { after } => {
             with_length(response, |chunks| first(*after, chunks).chain(stream::pending())).await
         }

@@ -47,7 +47,7 @@ pub(super) fn if_alone(path: &Path) -> io::Result<()> {
     let (mut lines, mut deleted) = (0, VecDeque::new());
     let records = Records::of(file, |fact| {
         lines += 1;
-        if let Fact::Deleted { container, id } = fact {
+        if let Fact::Deleted { container, id, .. } = fact {
             deleted.push_back((container.clone(), id.clone()));
             if deleted.len() > DELETIONS {
                 deleted.pop_front();
@@ -56,7 +56,7 @@ pub(super) fn if_alone(path: &Path) -> io::Result<()> {
     })?;
     let deleted: HashSet<_> = deleted.into_iter().collect();
     let counts = |fact: &Fact| match fact {
-        Fact::Deleted { container, id } => deleted.contains(&(container.clone(), id.clone())),
+        Fact::Deleted { container, id, .. } => deleted.contains(&(container.clone(), id.clone())),
         _ => true,
     };
     let facts: Vec<_> = records.facts().filter(counts).collect();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{self, ContainerId, FileId};
 use crate::namespace::landed::{self, Landed};
 use crate::namespace::tombstones::Tombstones;
-use crate::namespace::{compact, names};
+use crate::namespace::{compact, inode, names};
 
 /// Below the state directory.
 const NAME: &str = "records.jsonl";
@@ -63,6 +63,9 @@ pub(super) enum Fact {
     Deleted {
         container: ContainerId,
         id: FileId,
+        /// Nanoseconds since the epoch.
+        #[serde(default)]
+        at: i64,
     },
     Returned {
         container: ContainerId,
@@ -115,7 +118,8 @@ impl ContainerRecords {
         let landed = self.landed.iter();
         let landed = landed.map(|(id, at)| Fact::Landed { container: container.clone(), id: id.clone(), at });
         let deleted = self.tombstones.iter();
-        let deleted = deleted.map(|id| Fact::Deleted { container: container.clone(), id: id.clone() });
+        let deleted =
+            deleted.map(|(id, at)| Fact::Deleted { container: container.clone(), id: id.clone(), at });
         let directories = self.directories.iter().map(|path| Fact::Directory {
             container: container.clone(),
             path: path.clone(),
@@ -193,7 +197,7 @@ impl Records {
 
     /// Every file that was deleted here.
     pub fn tombstones(&self) -> impl Iterator<Item = &FileId> {
-        self.containers.values().flat_map(|records| records.tombstones.iter())
+        self.containers.values().flat_map(|records| records.tombstones.iter()).map(|(id, _)| id)
     }
 
     /// Whether the server keeps directories in upload names; `None` until a probe has told.
@@ -238,7 +242,8 @@ impl Records {
 
     /// Remembers that a file was deleted here.
     pub fn bury(&mut self, container: &ContainerId, id: &FileId) {
-        self.note(Fact::Deleted { container: container.clone(), id: id.clone() });
+        let at = self.buried_since(container, id).unwrap_or_else(inode::now);
+        self.note(Fact::Deleted { container: container.clone(), id: id.clone(), at });
     }
 
     /// The server has answered the deletion of a file. Only the latest of these are remembered.
@@ -260,7 +265,12 @@ impl Records {
 
     /// Whether a file was deleted here.
     pub fn is_buried(&self, container: &ContainerId, id: &FileId) -> bool {
-        self.containers.get(container).is_some_and(|records| records.tombstones.contains(id))
+        self.buried_since(container, id).is_some()
+    }
+
+    /// When a file was deleted here, in nanoseconds since the epoch.
+    pub fn buried_since(&self, container: &ContainerId, id: &FileId) -> Option<i64> {
+        self.containers.get(container)?.tombstones.since(id)
     }
 
     /// Remembers that a directory exists here, or no longer does.
@@ -338,12 +348,12 @@ impl Records {
             Fact::Landed { container, id, at } => {
                 self.containers.entry(container).or_default().landed.insert(id, at);
             }
-            Fact::Deleted { container, id } => {
+            Fact::Deleted { container, id, at } => {
                 let records = self.containers.entry(container).or_default();
                 records.landed.remove(&id);
                 records.paths.remove(&id);
                 records.attributes.remove(&id);
-                records.tombstones.insert(id);
+                records.tombstones.insert(id, at);
             }
             Fact::Returned { container, id } => {
                 self.containers.entry(container).or_default().tombstones.remove(&id);

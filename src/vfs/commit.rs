@@ -2,6 +2,7 @@
 //!
 //! At every instant the server has a whole version. What fails stays here, with its reason beside it.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
@@ -201,13 +202,13 @@ impl Vfs {
                 inner.sent = frozen.generation;
                 let mut replaced = std::mem::take(&mut inner.replaces);
                 replaced.retain(|id| inner.base.as_ref().is_none_or(|base| base.id != *id));
-                self.bury_replaced(&mut state, &to.container, &replaced);
+                self.bury_replaced(&mut state, &to.container, &mut replaced);
                 replaced
             };
             self.delete_after(ino, writer, to, frozen, replaced).await;
             return Ok(());
         }
-        let (uploaded, _announced) = match self.already_there(ino, writer, to, frozen, strays).await? {
+        let (uploaded, announced) = match self.already_there(ino, writer, to, frozen, strays).await? {
             Some(file) => (file, None),
             None => match self.post(ino, writer, to, frozen).await {
                 // Undone, a rename that has happened would leave nothing under the real name, where a server
@@ -229,6 +230,7 @@ impl Vfs {
             let mut guard = self.state();
             let state = &mut *guard;
             state.is_wanted_again(&to.container, &uploaded.id);
+            announced.iter().for_each(|announced| announced.has_landed(state));
             let removed = writer.inner().removed;
             let place = writer.inner().placing.take().filter(|_| !removed);
             let unneeded = place.map(|place| state.place(ino, writer, &place));
@@ -241,7 +243,7 @@ impl Vfs {
                 inner.base.replace(uploaded.clone()).map(|base| base.id.clone()).into_iter().collect();
             replaced.append(&mut inner.replaces);
             replaced.retain(|id| *id != uploaded.id);
-            self.bury_replaced(state, &to.container, &replaced);
+            self.bury_replaced(state, &to.container, &mut replaced);
             if removed {
                 state.records.bury(&to.container, &uploaded.id);
             }
@@ -299,7 +301,11 @@ impl Vfs {
         let known = {
             let state = self.state();
             let container = state.tree.containers.get(&to.container).copied();
-            container.map(|container| state.versions_of(container, &to.path)).unwrap_or_default()
+            let versions = container.map(|container| state.versions_of(container, &to.path));
+            // What stood there and is shown no more is one of those that this save replaces.
+            let inner = writer.inner();
+            let replaced = inner.base.iter().map(|base| &base.id).chain(&inner.replaces);
+            versions.into_iter().flatten().chain(replaced.cloned()).collect::<HashSet<_>>()
         };
         let at = attr::now();
         let sending = Sent {

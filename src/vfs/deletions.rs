@@ -45,8 +45,10 @@ impl Vfs {
     }
 
     /// Versions that a newer one has replaced are shown no more. Said under the lock under which they lose
-    /// their place: a list that came in between would show them beside their successor.
-    pub(super) fn bury_replaced(&self, state: &mut State, container: &ContainerId, ids: &[FileId]) {
+    /// their place: a list that came in between would show them beside their successor. Takes out what has become
+    /// another file's version.
+    pub(super) fn bury_replaced(&self, state: &mut State, container: &ContainerId, ids: &mut Vec<FileId>) {
+        ids.retain(|id| !state.is_answer(container, id));
         if !self.config.no_delete {
             ids.iter().for_each(|id| state.records.bury(container, id));
         }
@@ -64,7 +66,7 @@ impl Vfs {
         {
             let mut state = self.state();
             if !state.records.is_buried(container, id) {
-                state.records.bury(container, id);
+                state.bury(container, id);
             }
         }
         self.delete(Unwanted::new(container.clone(), vec![id.clone()], None)).await;
@@ -215,15 +217,20 @@ impl Vfs {
 }
 
 impl State {
+    /// A version is not wanted any more, unless a server that replaces by name has answered a POST under way with its
+    /// id.
+    pub(super) fn bury(&mut self, container: &ContainerId, id: &FileId) {
+        if !self.is_answer(container, id) {
+            self.records.bury(container, id);
+        }
+    }
+
     /// A version that was not wanted any more, if it is one, is not deleted now. Returns whether it is one.
     pub(super) fn is_wanted_again(&mut self, container: &ContainerId, id: &FileId) -> bool {
-        let was_unwanted = self.records.unbury(container, id);
-        if was_unwanted {
-            for unwanted in self.undeleted.iter().filter(|unwanted| unwanted.container == *container) {
-                unwanted.give_up_one(id);
-            }
+        for unwanted in self.undeleted.iter().filter(|unwanted| unwanted.container == *container) {
+            unwanted.give_up_one(id);
         }
-        was_unwanted
+        self.records.unbury(container, id)
     }
 }
 

@@ -282,10 +282,10 @@ impl Vfs {
         let state = &mut *guard;
         self.take_out_probes(state, id, &mut files, started);
         files.retain(|file| !state.is_arriving(id, file));
-        if !state.lost.is_empty() {
-            state.withhold(id, &mut files);
-        }
         let replaced = state.to_be_replaced();
+        if !state.lost.is_empty() {
+            state.withhold(id, &mut files, &replaced);
+        }
         match state.tree.containers.get(id).copied() {
             Some(ino) => {
                 if let Some(container) = state.tree.container_mut(ino) {

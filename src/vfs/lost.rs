@@ -137,7 +137,7 @@ impl Vfs {
                 if state.is_unsent(&container, &found.lost.path) || !state.found(&mut found) {
                     continue;
                 }
-                state.records.bury(&container, &found.file.id);
+                state.bury(&container, &found.file.id);
                 found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
             }
             match self.intend_deletion(&container, vec![found.file.id.clone()]) {
@@ -163,7 +163,8 @@ impl Vfs {
             let shown = of_container.filter_map(|(ino, file)| Some((Some(ino), file.server.clone()?)));
             let withheld = state.withheld.get(&lost.container).into_iter().flatten();
             let versions = shown.chain(withheld.map(|file| (None, file.clone())));
-            versions.filter(|(_, file)| lost.may_be(file)).collect()
+            let replaced = state.to_be_replaced();
+            versions.filter(|(_, file)| state.may_have_made(&lost, file, &replaced)).collect()
         };
         for (ino, file) in candidates {
             let body = self.downloads.fetch(&lost.container, &file);
@@ -310,17 +311,17 @@ impl State {
     /// What a lost POST has made is known: it is lost no longer, but for the note that says so. False if somebody else
     /// has found it meanwhile, or it has turned out to be another upload's.
     fn found(&mut self, version: &mut FoundVersion) -> bool {
-        let still_lost = |other: &Lost| other.is_same(&version.lost) && other.may_be(&version.file);
+        let FoundVersion { file, lost, .. } = version;
+        let replaced = self.to_be_replaced();
+        let still_lost = |other: &Lost| other.is_same(lost) && self.may_have_made(other, file, &replaced);
         let Some(at) = self.lost.iter().position(still_lost) else { return false };
-        let lost = &mut self.lost[at];
         // Which of several it was is not known; the oldest is the first to be forgotten.
-        let oldest = (0..lost.posts.len()).min_by_key(|post| lost.posts[*post].at);
-        version.post = oldest.map(|post| lost.posts.swap_remove(post));
-        lost.known.insert(version.file.id.clone());
-        lost.note();
-        if lost.posts.is_empty() {
-            self.lost.swap_remove(at);
-        }
+        let posts = &mut self.lost[at].posts;
+        let oldest = (0..posts.len()).min_by_key(|post| posts[*post].at);
+        version.post = oldest.map(|post| posts.swap_remove(post));
+        self.lost.retain(|lost| !lost.posts.is_empty());
+        // Nor has another POST made it.
+        self.not_lost(&version.lost.container, &version.lost.path, &version.file.id);
         self.is_withheld_no_more(&version.lost.container, &version.file.id);
         true
     }
@@ -364,14 +365,31 @@ impl State {
     }
 
     /// Takes out of a list what lost POSTs may have made: it belongs to files that are shown anyway.
-    pub(super) fn withhold(&mut self, container: &ContainerId, files: &mut Vec<api::File>) {
+    pub(super) fn withhold(
+        &mut self,
+        container: &ContainerId,
+        files: &mut Vec<api::File>,
+        replaced: &HashSet<FileId>,
+    ) {
         let earlier = self.withheld.remove(container).unwrap_or_default();
-        let may_be_ours = |file: &api::File| self.lost_posts(container).any(|lost| lost.may_be(file));
+        let may_be_ours = |file: &api::File| {
+            self.lost_posts(container).any(|lost| self.may_have_made(lost, file, replaced))
+        };
         let mut withheld: Vec<_> = files.extract_if(.., |file| may_be_ours(file)).map(Arc::new).collect();
         // What an earlier list told of, which knew of more than this one does.
         let listed: HashSet<FileId> = withheld.iter().map(|file| file.id.clone()).collect();
         withheld.extend(earlier.into_iter().filter(|file| !listed.contains(&file.id) && may_be_ours(file)));
         self.withheld.insert(container.clone(), withheld);
+    }
+
+    /// Whether a version may be what a lost POST has made. Those in `replaced`, which saves will replace, are not: whose
+    /// they are is known. Nor are those that were deleted here before it was sent.
+    fn may_have_made(&self, lost: &Lost, file: &api::File, replaced: &HashSet<FileId>) -> bool {
+        let was_there = || {
+            let buried = self.records.buried_since(&lost.container, &file.id);
+            buried.is_some_and(|since| lost.posts.iter().all(|post| since < post.at))
+        };
+        lost.may_be(file) && !replaced.contains(&file.id) && !was_there()
     }
 
     /// A version under this path was not made by any lost POST.

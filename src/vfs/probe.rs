@@ -119,7 +119,7 @@ impl Vfs {
         for (base, id) in found {
             let Some(probe) = state.probes.get_mut(&base).and_then(Option::take) else { continue };
             let (vfs, container) = (self.clone(), container.clone());
-            state.records.bury(&container, &id);
+            state.bury(&container, &id);
             self.behind.spawn(async move {
                 vfs.delete_version(&container, &id).await;
                 probe.noted.done();

@@ -204,7 +204,7 @@ impl Vfs {
             for found in self.find_lost(container, &leg.to).await? {
                 // What an earlier try has left is nobody's.
                 found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
-                self.state().records.bury(container, &found.file.id);
+                self.state().bury(container, &found.file.id);
                 self.delete_version(container, &found.file.id).await;
                 found.strike_out();
             }
@@ -326,7 +326,7 @@ impl State {
             true
         });
         unwanted.retain(|id| arrived.moved.iter().all(|moved| moved.new.id != *id));
-        unwanted.iter().for_each(|id| self.records.bury(&arrived.rename.container, id));
+        unwanted.iter().for_each(|id| self.bury(&arrived.rename.container, id));
         unwanted
     }
 }

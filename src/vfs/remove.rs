@@ -49,7 +49,8 @@ impl Vfs {
             let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
             let container = state.tree.container(file.container).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let container = container.container.id.clone();
-            let versions = state.claimed_by_nobody_but(ino);
+            let mut versions = state.claimed_by_nobody_but(ino);
+            versions.retain(|id| !state.is_answer(&container, id));
             let open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
             let local = file
                 .server
@@ -73,7 +74,7 @@ impl Vfs {
                     return Err(self.noticed(&container, error));
                 }
                 let mut state = self.state();
-                state.records.bury(&container, id);
+                state.bury(&container, id);
                 state.records.settle_deletion(&container, id);
             }
             unwanted.give_up();
@@ -81,7 +82,7 @@ impl Vfs {
         let mut guard = self.state();
         let state = &mut *guard;
         for id in &unwanted.ids {
-            state.records.bury(&container, id);
+            state.bury(&container, id);
         }
         state.failures.remove(&ino);
         state.shelved.remove(&ino);

@@ -313,7 +313,7 @@ impl Vfs {
 
     /// Deletes versions of a file that is not shown any more when the last of its readers has closed it.
     fn delete_when_read(&self, state: &mut State, container: &ContainerId, ino: Ino, ids: Vec<FileId>) {
-        ids.iter().for_each(|id| state.records.bury(container, id));
+        ids.iter().for_each(|id| state.bury(container, id));
         match self.intend_deletion(container, ids) {
             Ok(unwanted) => _ = state.deferred.insert(ino, Arc::new(unwanted)),
             Err(error) => tracing::warn!(%error, "a deletion was not written down"),

@@ -101,6 +101,11 @@ impl Announced {
         }
     }
 
+    /// What the POST has made stands for its file from now on.
+    pub(super) fn has_landed(&self, state: &mut State) {
+        state.sending.posts.remove(&self.number);
+    }
+
     /// What became of the POST, which replaces versions that `replaces` knows, and whether it may have
     /// happened without an answer.
     pub(super) fn outcome(
@@ -180,6 +185,12 @@ impl State {
     pub(super) fn shows(&self, container: &ContainerId, id: &FileId) -> bool {
         let container = self.tree.containers.get(container).and_then(|ino| self.tree.container(*ino));
         container.is_some_and(|container| container.files.contains_key(id))
+    }
+
+    /// Whether a POST under way has been answered with this id: whatever it stood for before, it is the new file's.
+    pub(super) fn is_answer(&self, container: &ContainerId, id: &FileId) -> bool {
+        let mut of_container = self.sending.posts.values().filter(|post| post.container == *container);
+        of_container.any(|post| post.answered.as_ref() == Some(id))
     }
 
     /// The uploads under way, the oldest first.

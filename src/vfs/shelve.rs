@@ -144,7 +144,7 @@ impl Vfs {
         standing: impl Iterator<Item = Ino>,
     ) -> Option<Arc<Unwanted>> {
         let unwanted = Arc::new(unwanted);
-        unwanted.ids.iter().for_each(|id| state.records.bury(&unwanted.container, id));
+        unwanted.ids.iter().for_each(|id| state.bury(&unwanted.container, id));
         let mut waits = false;
         for stands in standing {
             let passed_on = state.claims(stands);

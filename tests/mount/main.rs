@@ -24,6 +24,7 @@ mod http2;
 mod invalidation;
 mod keep_alive;
 mod listings;
+mod lost;
 mod matrix;
 mod metrics;
 mod names;

@@ -136,7 +136,7 @@ fn what_a_lost_answer_has_left_goes_whenever_the_daemon_dies() {
         let died = mount.unmount(&env).1 == KILLED;
         env.emulator.faults().clear();
         let mount = env.mount(&["--ttl", "50ms"]);
-        wait_until("there is one version of each file", || {
+        wait_until(&format!("there is one version of each file, step {step} of {again:?}"), || {
             let names = mount.names("c");
             !names.iter().any(|name| name.contains('~')) && env.store().files(&id).len() == names.len()
         });

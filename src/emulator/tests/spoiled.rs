@@ -109,6 +109,16 @@ async fn time_passes_where_asked() {
     assert!(took(&content).await >= Duration::from_millis(240));
     once(&bench, Kind::Content, Fault::Delay { millis: 150 });
     assert!(took(&content).await >= Duration::from_millis(150));
+    once(&bench, Kind::DeleteFile, Fault::DelayAfter { millis: 150 });
+    let slow = bench.delete(content.trim_end_matches("/content"));
+    let gone = async {
+        tokio::time::sleep(Duration::from_millis(75)).await;
+        bench.get(&content).await.status()
+    };
+    let start = Instant::now();
+    let (deleted, gone) = tokio::join!(slow, gone);
+    assert_eq!((deleted.status().as_u16(), gone.as_u16()), (200, 404));
+    assert!(start.elapsed() >= Duration::from_millis(150));
     bench.emulator.set_latency(Duration::from_millis(120));
     assert!(took(&format!("/containers/{container}")).await >= Duration::from_millis(120));
 }

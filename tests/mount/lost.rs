@@ -1,0 +1,119 @@
+//! POSTs without an answer on servers whose lists show late what they have made.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use containerfs::emulator::Kind::{Content, RetrieveFile, Upload};
+use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
+use containerfs::journal::steps::FAILPOINT;
+
+use crate::env::{Env, fuse_is_missing, save, wait_until};
+use crate::steps::{KILLED, TOO_MANY};
+
+/// A server of each profile whose lists lag.
+fn on_servers_that_lag(lag: Duration, test: impl Fn(&Env)) {
+    for profile in [Profile::Openai, Profile::Plain] {
+        if fuse_is_missing() {
+            return;
+        }
+        let mut config = Config::new(profile);
+        config.quirks.upload_list_lag = lag;
+        test(&Env::of(config));
+    }
+}
+
+fn lose_an_answer(env: &Env) {
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+}
+
+/// In the end each of these is one file, here and on the server.
+fn is_shown_once(env: &Env, container: &str, names: &[&str]) {
+    let mount = env.mount(&["--ttl", "50ms"]);
+    wait_until("each is there once", || {
+        mount.names("c") == names && env.store().files(container).len() == names.len()
+    });
+    assert_eq!(mount.unmount(env), (0, 0));
+}
+
+#[test]
+fn what_a_save_replaces_is_not_taken_for_what_it_has_left_itself() {
+    let lag = Duration::from_millis(700);
+    on_servers_that_lag(lag, |env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"same");
+        thread::sleep(lag);
+        let mount = env.mount(&["--write-back", "--write-back-delay", "300ms", "--ttl", "50ms"]);
+        assert_eq!(mount.sh("c", "cat f"), "same");
+        lose_an_answer(env);
+        mount.sh("c", "printf same > g && mv g f");
+        wait_until("it is sent", || env.count(Upload) == 1);
+        assert_eq!(mount.unmount(env), (0, 0));
+        thread::sleep(lag);
+        is_shown_once(env, &id, &["f"]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"same");
+    });
+}
+
+#[test]
+fn one_version_is_what_one_lost_answer_has_left() {
+    let lag = Duration::from_millis(2500);
+    on_servers_that_lag(lag, |env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "50ms", "--timeout", "5s"]);
+        // The same bytes twice, and what the list knows of the name in between is another each time.
+        for round in 0..2 {
+            lose_an_answer(env);
+            assert!(save(&mount.path("c/f"), b"same").is_err());
+            assert_eq!(save(&mount.path("c/f"), format!("newer {round}").as_bytes()), Ok(()));
+            assert_eq!(save(&mount.path("c/f"), format!("newest {round}").as_bytes()), Ok(()));
+            thread::sleep(Duration::from_millis(1000));
+        }
+        // Several look at it at once.
+        env.emulator.faults().inject(FaultRule::once(Content, Fault::Delay { millis: 400 }));
+        wait_until("what lost answers have left goes", || {
+            assert_eq!(mount.names("c"), ["f"]);
+            env.store().files(&id).len() == 1
+        });
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"newest 1");
+        assert_eq!(mount.unmount(env), (0, 0));
+        is_shown_once(env, &id, &["f"]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"newest 1");
+    });
+}
+
+#[test]
+fn what_an_earlier_mount_was_to_delete_stays_once_it_is_another_files() {
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |step: usize| {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::SameId;
+        let env = Env::of(config);
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let flags = ["--write-back", "--write-back-delay", "300ms"];
+        let mount = env.mount_with(&flags, &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let told = save(&mount.path("c/f"), b"it moves").is_ok()
+            && fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok()
+            && save(&mount.path("c/f"), b"another").is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+        // What was sent without a note is looked at while the other gets its id.
+        fs::remove_dir_all(env.dir.path().join("cache")).unwrap();
+        env.inject(Content, Fault::Delay { millis: 100 });
+        env.inject(RetrieveFile, Fault::DelayAfter { millis: 300 });
+        let mount = env.mount(&["--ttl", "50ms"]);
+        let ended = mount.unmount(&env).1;
+        assert!(ended == 0 || (ended == 3 && !told), "{ended}: what was never closed is left");
+        env.emulator.faults().clear();
+        let mount = env.mount(&["--ttl", "50ms"]);
+        if told {
+            assert_eq!(mount.sh("c", "cat f g"), "anotherit moves", "step {step}");
+        }
+        drop(mount);
+        died
+    };
+    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
+    assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
+}
