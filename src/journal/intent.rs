@@ -13,7 +13,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::api::{ContainerId, FileId};
-use crate::journal::stage::{Sent, Staging};
+use crate::journal::copied::{Copied, CopyNote};
+use crate::journal::stage::{Meta, Sent, Staging};
 use crate::journal::{note, steps};
 use crate::namespace::names;
 use crate::namespace::records::Attributes;
@@ -86,6 +87,9 @@ pub struct Rename {
     pub replaces: Vec<FileId>,
     /// Whether every POST has succeeded: from then on there are only versions to be deleted.
     pub posted: bool,
+    /// When they had, in nanoseconds since the epoch.
+    #[serde(default)]
+    pub posted_at: i64,
 }
 
 impl Rename {
@@ -99,6 +103,17 @@ impl Rename {
     pub fn into_deletion(self) -> Intent {
         let ids = self.gone().cloned().collect();
         Intent::Delete { container: self.container, ids }
+    }
+
+    /// The new paths of its files.
+    pub fn destinations(&self) -> impl Iterator<Item = (ContainerId, String)> {
+        self.moves.iter().map(|step| (self.container.clone(), step.to.clone()))
+    }
+
+    /// Whether bytes stood where the renamed file is by now, and are nobody's any more.
+    pub fn supersedes(&self, meta: &Meta) -> bool {
+        let stood = meta.container == self.container && meta.path == self.to;
+        self.posted && stood && meta.noted_at < self.posted_at
     }
 
     /// Whether it is of one file, and of no directory.
@@ -120,8 +135,6 @@ pub struct Move {
     /// The new path below the container.
     #[serde(deserialize_with = "names::remembered")]
     pub to: String,
-    /// Ids that the new path had before.
-    pub known: Vec<FileId>,
     /// What was set here and goes along.
     #[serde(default)]
     pub attributes: Attributes,
@@ -167,6 +180,16 @@ impl Noted {
                 created => return created,
             }
         }
+    }
+
+    /// The note of a POST that belongs to the intent and is sent `at`, in nanoseconds since the epoch.
+    pub fn copy_note(&self, at: i64) -> CopyNote {
+        CopyNote::at(self.dir.clone(), at)
+    }
+
+    /// What was written down of POSTs that belong to the intent, the oldest first.
+    pub fn copies(&self) -> Vec<(CopyNote, Copied)> {
+        CopyNote::all(&self.dir)
     }
 
     /// It is done, or given up.

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::api::{self, ContainerId, FileId};
 use crate::content::Body;
+use crate::journal::copied::CopyNote;
 use crate::journal::stage::Sent;
-use crate::journal::{Intent, Noted};
+use crate::journal::{Copied, Intent, Noted};
 use crate::namespace::inode::Ino;
 use crate::namespace::names;
 use crate::vfs::{Error, Result, State, Vfs, attr};
@@ -222,6 +223,13 @@ impl Lost {
         Some(Self::new(container, &sent.path, sent.len, sha256, sent.known.into_iter().collect(), at))
     }
 
+    /// The note of a POST that belongs to a rename of the version `id`, before it is known whether it is lost.
+    pub(super) fn copied(&self, id: &FileId, rename: &Noted) -> (CopyNote, Copied) {
+        let post = &self.posts[0];
+        let copied = Copied { id: id.clone(), sent: self.to_sent(post), made: None };
+        (rename.copy_note(post.at), copied)
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         self.sha256 == other.sha256 && other.is_of(&self.container, &self.path)
     }
@@ -411,8 +419,12 @@ impl State {
         servers.filter(|file| names::shown_path(file).join("/") == path).map(|file| file.id.clone()).collect()
     }
 
-    /// Whether a path has bytes here that the server doesn't have, or is about to get them.
+    /// Whether a path has bytes here that the server doesn't have, or is about to get them, maybe those that a lost
+    /// POST has sent.
     fn is_unsent(&self, container: &ContainerId, path: &str) -> bool {
+        if self.resuming.contains(&(container.clone(), path.to_owned())) {
+            return true;
+        }
         let Some(&container) = self.tree.containers.get(container) else { return true };
         self.writers.iter().any(|(ino, writer)| {
             let inside = self.tree.file(*ino).is_some_and(|file| file.container == container);

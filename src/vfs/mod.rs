@@ -47,7 +47,7 @@ mod versions;
 mod writer;
 mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -250,6 +250,8 @@ struct State {
     sending: sending::Sending,
     /// POSTs whose answer was lost.
     lost: Vec<lost::Lost>,
+    /// New paths of renames that earlier mounts have left half done.
+    resuming: HashSet<(ContainerId, String)>,
     /// Listed versions that lost POSTs may have made, and that nobody is shown.
     withheld: HashMap<ContainerId, Vec<Arc<crate::api::File>>>,
     /// Adopted staging files that are neither shown nor sent.
@@ -304,6 +306,7 @@ impl Vfs {
             probes: HashMap::new(),
             sending: sending::Sending::default(),
             lost: Vec::new(),
+            resuming: HashSet::new(),
             withheld: HashMap::new(),
             unfinished: Vec::new(),
         };

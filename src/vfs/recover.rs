@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::api::priority::{self, Urgency};
 use crate::api::{self, FileId};
+use crate::journal::intent::Rename;
 use crate::journal::pending::UNFINISHED;
 use crate::journal::{Adopted, Intent, Meta, Noted, Staging};
 use crate::namespace::inode::{FileNode, Ino, Kind};
@@ -13,7 +14,7 @@ use crate::vfs::drain::{Left, Waiting};
 use crate::vfs::lost::Lost;
 use crate::vfs::promise::When;
 use crate::vfs::writer::Writer;
-use crate::vfs::{Error, Invalidation, State, Vfs};
+use crate::vfs::{Error, Invalidation, State, Vfs, attr};
 
 impl Vfs {
     /// Takes over the journals of mounts that are no more. One bad item never blocks another.
@@ -34,9 +35,11 @@ impl Vfs {
                 Adopted::Intent(noted, intent) => intents.push((noted, intent)),
             }
         }
-        for (_, intent) in &intents {
+        for (noted, intent) in &intents {
+            self.remember_copies(noted, intent);
             self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
         }
+        self.discard_superseded(&mut stagings, &intents);
         let intents = self.take_paths(&stagings, intents);
         // All of them before the first sets out, and of one file the newest save last: it takes the place of
         // others.
@@ -54,6 +57,23 @@ impl Vfs {
                 }
             }));
         }
+    }
+
+    /// Removes bytes that stood where a renamed file is by now.
+    fn discard_superseded(&self, stagings: &mut Vec<(Option<Meta>, Staging)>, intents: &[(Noted, Intent)]) {
+        let is_superseded = |meta: &Meta| {
+            intents
+                .iter()
+                .any(|(_, intent)| matches!(intent, Intent::Rename(rename) if rename.supersedes(meta)))
+        };
+        stagings.retain(|(meta, staging)| {
+            let superseded = meta.as_ref().filter(|meta| is_superseded(meta));
+            if let Some(meta) = superseded {
+                self.remember_lost(meta, staging);
+                staging.discard();
+            }
+            superseded.is_none()
+        });
     }
 
     /// Writes down where renames have taken what is in `stagings`: what gets the old path from now on is not
@@ -182,6 +202,16 @@ impl Vfs {
         }
         self.adopt(Some(meta), staging);
         Some(())
+    }
+
+    /// The same of the POSTs of renames.
+    fn remember_copies(&self, noted: &Noted, intent: &Intent) {
+        let Intent::Rename(Rename { container, posted: false, .. }) = intent else { return };
+        for (_, copied) in noted.copies().into_iter().filter(|(_, copied)| copied.made.is_none()) {
+            if let Some(lost) = Lost::of_sent(container, copied.sent, attr::now(), || None) {
+                self.note_lost(lost);
+            }
+        }
     }
 
     /// POSTs that were begun before the crash may have happened, whatever becomes of the bytes.

@@ -16,7 +16,7 @@ use crate::journal::intent::{Move, Rename};
 use crate::journal::{Intent, Noted, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::deletions::Unwanted;
-use crate::vfs::lost::Lost;
+use crate::vfs::lost::{FoundVersion, Lost};
 use crate::vfs::sending::NameTurn;
 use crate::vfs::{Error, Result, State, Vfs, attr, commit};
 
@@ -82,14 +82,13 @@ impl Vfs {
     /// The first one's; what had been sent is deleted again.
     pub(super) async fn relocate(self: &Arc<Self>, journey: Journey) -> Result<Arrived> {
         let mut rename = self.rename_intent(&journey);
-        let mut tried: HashMap<FileId, Vec<FileId>> = HashMap::new();
         let (noted, found) = match journey.begun {
             Some(begun) => {
-                tried.extend(begun.rename.moves.iter().map(|step| (step.id.clone(), step.known.clone())));
-                // What was known before the first of its POSTs, not what is now.
-                let newer = rename.moves.into_iter().filter(|step| !begun.sent.contains_key(&step.id));
-                let newer: Vec<Move> =
-                    newer.filter(|step| begun.rename.moves.iter().all(|old| old.id != step.id)).collect();
+                let newer: Vec<Move> = rename
+                    .moves
+                    .into_iter()
+                    .filter(|step| begun.rename.moves.iter().all(|old| old.id != step.id))
+                    .collect();
                 rename = begun.rename;
                 rename.moves.extend(newer);
                 (begun.noted, begun.sent)
@@ -107,14 +106,14 @@ impl Vfs {
         let outcomes: Vec<Result<Moved>> = futures_util::stream::iter(journey.legs.clone())
             .map(|leg| {
                 let (failed, noted, container, found) = (&failed, &noted, &journey.container, &found);
-                let (replaces, tried) = (journey.replaces.as_slice(), tried.get(&leg.old.id));
+                let replaces = journey.replaces.as_slice();
                 async move {
                     if failed.load(Ordering::Acquire) {
                         return None;
                     }
                     let moved = match found.get(&leg.old.id) {
                         Some(file) => Ok(Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0))),
-                        None => self.send_copy(container, &leg, replaces, tried, noted).await,
+                        None => self.send_copy(container, &leg, replaces, noted).await,
                     };
                     failed.fetch_or(moved.is_err(), Ordering::AcqRel);
                     Some(moved)
@@ -132,7 +131,7 @@ impl Vfs {
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        rename.posted = true;
+        (rename.posted, rename.posted_at) = (true, attr::now());
         for step in &mut rename.moves {
             let arrived = moved.iter().find(|moved| moved.old == step.id);
             step.new = arrived.map(|moved| moved.new.id.clone());
@@ -165,15 +164,9 @@ impl Vfs {
 
     fn rename_intent(&self, journey: &Journey) -> Rename {
         let state = self.state();
-        let container = state.tree.containers.get(&journey.container).copied();
-        let known = |path: &str| {
-            let versions = container.map(|container| state.versions_of(container, path));
-            versions.into_iter().flatten().collect()
-        };
         let step = |leg: &Leg| Move {
             id: leg.old.id.clone(),
             to: leg.to.clone(),
-            known: known(&leg.to),
             attributes: state.tree.file(leg.ino).map(|file| file.attributes).unwrap_or_default(),
             new: None,
         };
@@ -184,17 +177,16 @@ impl Vfs {
             moves: journey.legs.iter().map(step).collect(),
             replaces: journey.replaces.clone(),
             posted: false,
+            posted_at: 0,
         }
     }
 
-    /// Sends the bytes of a version again, under a new name. A mount that died may have done so, when the
-    /// name had the versions `tried`.
+    /// Sends the bytes of a version again, under a new name, after a durable note of it.
     async fn send_copy(
         self: &Arc<Self>,
         container: &ContainerId,
         leg: &Leg,
         replaces: &[FileId],
-        tried: Option<&Vec<FileId>>,
         noted: &Noted,
     ) -> Result<Moved> {
         let staging = noted.stage()?;
@@ -202,33 +194,28 @@ impl Vfs {
             let body = self.downloads.fetch(container, &leg.old);
             let len = budget::free_if_ok(body.copy_to(staging.file())).await?;
             for found in self.find_lost(container, &leg.to).await? {
-                // What an earlier try has left is nobody's.
-                found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
-                self.state().bury(container, &found.file.id);
-                self.delete_version(container, &found.file.id).await;
-                found.strike_out();
-            }
-            // After that look: the list was fetched for this rename, and shows nothing of it.
-            if let Some(known) = tried {
-                let known = known.iter().cloned().collect();
-                self.note_lost(Lost::new(container, &leg.to, len, staging.sha256()?, known, attr::now()));
+                self.is_nobodys(found).await;
             }
             let filename = self.filename(container, &leg.to).await?;
             let known = {
                 let state = self.state();
                 let ino = state.tree.containers.get(container).copied();
-                ino.map(|ino| state.versions_of(ino, &leg.to)).unwrap_or_default()
+                let versions = ino.map(|ino| state.versions_of(ino, &leg.to));
+                versions.into_iter().flatten().chain(replaces.iter().cloned()).collect()
             };
-            let announced = self.announce(container, &leg.to, len, &known);
+            let lost = Lost::new(container, &leg.to, len, staging.sha256()?, known, attr::now());
+            let (note, mut copied) = lost.copied(&leg.old.id, noted);
+            let (write, copy) = (note.clone(), copied.clone());
+            let written = tokio::task::spawn_blocking(move || write.write(&copy, true)).await;
+            written.map_err(|error| Error::told(libc::EIO, error.to_string()))??;
+            let announced = self.announce(container, &leg.to, len, &lost.known);
             let body = UploadBody::File { path: staging.data(), len };
             steps::step();
-            let at = attr::now();
             let sent = self.upload_to_stay(container, &filename, body, &announced).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
             let sent = if is_lost {
                 // What a list shows of it belongs to nobody yet.
                 drop(announced);
-                let lost = Lost::new(container, &leg.to, len, staging.sha256()?, known, at);
                 match self.has_replaced(&lost, replaces).await {
                     Some(file) => Ok(file),
                     None => {
@@ -240,6 +227,10 @@ impl Vfs {
                 sent
             };
             let new = Arc::new(commit::as_uploaded(sent?, len));
+            copied.made = Some(new.id.clone());
+            if let Err(error) = note.write(&copied, false) {
+                tracing::warn!(%error, "what an upload has made is looked for again after a crash");
+            }
             self.take_over(&new.id, leg.ino);
             let mut state = self.state();
             state.not_lost(container, &leg.to, &new.id);
@@ -253,6 +244,15 @@ impl Vfs {
         .await;
         staging.discard();
         sent.map_err(|error: Error| self.noticed(container, error))
+    }
+
+    /// What an earlier try of a rename has left goes.
+    pub(super) async fn is_nobodys(&self, found: FoundVersion) {
+        found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
+        let container = &found.lost.container;
+        self.state().bury(container, &found.file.id);
+        self.delete_version(container, &found.file.id).await;
+        found.strike_out();
     }
 
     /// Whether the server has put something in the place of versions that stood under a name: there are some, and all

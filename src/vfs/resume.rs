@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::{self, ContainerId, FileId};
+use crate::journal::copied::CopyNote;
 use crate::journal::intent::{Move, Rename};
-use crate::journal::{Intent, Meta, Noted};
+use crate::journal::{Copied, Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
-use crate::namespace::names;
-use crate::vfs::lost;
 use crate::vfs::relocate::Begun;
-use crate::vfs::{Result, State, Vfs};
+use crate::vfs::{Error, Result, State, Vfs};
 
 impl Vfs {
     /// What an intent says of names, before anything is shown.
@@ -40,6 +39,11 @@ impl Vfs {
         if self.check_deletable().is_err() {
             // Kept for a mount that may.
             return;
+        }
+        if let Intent::Rename(rename) = &intent
+            && !rename.posted
+        {
+            self.state().resuming.extend(rename.destinations());
         }
         let vfs = self.clone();
         self.behind.spawn(async move {
@@ -97,21 +101,19 @@ impl Vfs {
             noted.done();
             return;
         }
-        if let Err(error) = self.rename_again(rename, noted).await {
-            tracing::warn!(%error, "a rename of an earlier mount was not finished; the old names stay");
+        let destinations: Vec<_> = rename.destinations().collect();
+        match self.rename_again(rename, noted).await {
+            Ok(()) => destinations.iter().for_each(|path| _ = self.state().resuming.remove(path)),
+            Err(error) => {
+                tracing::warn!(%error, "a rename of an earlier mount was not finished; the old names stay");
+            }
         }
     }
 
     /// A rename that died among its POSTs: what had been sent is found, the rest is sent.
     async fn rename_again(self: &Arc<Self>, rename: Rename, noted: Noted) -> Result<()> {
         self.ensure_listed_since(&rename.container, Instant::now()).await?;
-        let mut sent = HashMap::new();
-        for step in &rename.moves {
-            if let Some((ino, file)) = self.sent_before(&rename.container, step).await? {
-                self.state().tree.unlink(ino);
-                sent.insert(step.id.clone(), file);
-            }
-        }
+        let sent = self.sent_before(&rename.container, &noted).await?;
         let place = {
             let mut guard = self.state();
             let state = &mut *guard;
@@ -192,37 +194,75 @@ impl Vfs {
         begun.noted.done();
     }
 
-    /// The version that a rename has made before it died: an unknown one under the new name, with the bytes
-    /// of the old one.
+    /// The versions that a rename has made before it died, by those under the old names.
     async fn sent_before(
         self: &Arc<Self>,
         container: &ContainerId,
-        step: &Move,
-    ) -> Result<Option<(Ino, Arc<api::File>)>> {
-        let (old, candidates) = {
-            let state = self.state();
-            let Some(&of) = state.tree.containers.get(container) else { return Ok(None) };
-            let files = || state.tree.files().filter(|(_, file)| file.container == of);
-            let old = files().find(|(_, file)| file.id() == Some(&step.id));
-            let Some(old) = old.and_then(|(_, file)| file.server.clone()) else { return Ok(None) };
-            let versions = files().filter_map(|(ino, file)| Some((ino, file.server.clone()?)));
-            let candidates: Vec<_> = versions
-                .filter(|(_, file)| {
-                    file.source == "user"
-                        && file.id != step.id
-                        && !step.known.contains(&file.id)
-                        && names::shown_path(file).join("/") == step.to
-                })
-                .collect();
-            (old, candidates)
-        };
-        for (ino, file) in candidates {
-            let ours = lost::sha256_of(&self.downloads.fetch(container, &old)).await?;
-            if lost::sha256_of(&self.downloads.fetch(container, &file)).await? == ours {
-                return Ok(Some((ino, file)));
+        noted: &Noted,
+    ) -> Result<HashMap<FileId, Arc<api::File>>> {
+        let mut sent = HashMap::new();
+        let (unanswered, answered): (Vec<_>, Vec<_>) =
+            noted.copies().into_iter().partition(|(_, copied)| copied.made.is_none());
+        for (_, copied) in answered {
+            let Some(made) = copied.made else { continue };
+            let file = self.still_there(container, &made).await?;
+            sent.extend(file.map(|file| (copied.id, file)));
+        }
+        for (note, copied) in unanswered {
+            if sent.contains_key(&copied.id) {
+                // The other is looked for when the rename is done.
+                continue;
+            }
+            let file = self.found_again(container, &note, copied.clone()).await?;
+            sent.extend(file.map(|file| (copied.id, file)));
+        }
+        Ok(sent)
+    }
+
+    /// A version that a POST of an earlier mount was answered with, which a list may not show yet.
+    async fn still_there(&self, container: &ContainerId, id: &FileId) -> Result<Option<Arc<api::File>>> {
+        {
+            let mut state = self.state();
+            if state.records.is_buried(container, id) {
+                return Ok(None);
+            }
+            let of = state.tree.containers.get(container).and_then(|ino| state.tree.container(*ino));
+            if let Some(ino) = of.and_then(|container| container.files.get(id)).copied() {
+                let file = state.tree.file(ino).and_then(|file| file.server.clone());
+                state.tree.unlink(ino);
+                return Ok(file);
             }
         }
-        Ok(None)
+        match self.client.retrieve_file(container, id).await.map_err(Error::from) {
+            Ok(file) => Ok(Some(Arc::new(file))),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a POST has made that an earlier mount had no answer to.
+    async fn found_again(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        note: &CopyNote,
+        copied: Copied,
+    ) -> Result<Option<Arc<api::File>>> {
+        let mut made = None;
+        for found in self.find_lost(container, &copied.sent.path).await? {
+            if made.is_some() || Some(&found.lost.sha256) != copied.sent.sha256.as_ref() {
+                self.is_nobodys(found).await;
+                continue;
+            }
+            found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
+            let answered = Copied { made: Some(found.file.id.clone()), ..copied.clone() };
+            if let Err(error) = note.write(&answered, true) {
+                self.state().lost_again(&[found]);
+                return Err(error.into());
+            }
+            found.strike_out();
+            made = Some(found.file.clone());
+        }
+        Ok(made)
     }
 }
 

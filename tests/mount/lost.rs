@@ -117,3 +117,44 @@ fn what_an_earlier_mount_was_to_delete_stays_once_it_is_another_files() {
     let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
     assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
 }
+
+/// A rename takes the place of a save that failed and is sent again by the next mount: what the rename has sent by
+/// then is nobody's, or the file, though no list shows it for a while.
+#[test]
+fn what_a_rename_has_sent_is_not_shown_beside_what_came_back() {
+    let lag = Duration::from_millis(400);
+    let dies_at = |step: usize, answer: Option<Fault>| {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.upload_list_lag = lag;
+        let env = Env::of(config);
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"it moves");
+        thread::sleep(lag);
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetBefore));
+        assert!(save(&mount.path("c/g"), b"it fails").is_err());
+        answer.into_iter().for_each(|fault| env.emulator.faults().inject(FaultRule::once(Upload, fault)));
+        let told = fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+        env.emulator.faults().clear();
+        let mount = env.mount(&["--ttl", "50ms"]);
+        mount.names("c");
+        let ended = mount.unmount(&env).1;
+        assert!(ended == 0 || (ended == 3 && !told), "{ended}: what was never closed is left");
+        thread::sleep(lag);
+        let mount = env.mount(&["--ttl", "50ms"]);
+        let names = || mount.names("c");
+        wait_until(&format!("each is there once, step {step}"), || {
+            !names().iter().any(|name| name.contains('~')) && env.store().files(&id).len() == names().len()
+        });
+        let is_renamed = names() == ["g"] && fs::read(mount.path("c/g")).unwrap() == b"it moves";
+        assert!(is_renamed || !told, "step {step}");
+        assert!(is_renamed || fs::read(mount.path("c/f")).unwrap() == b"it moves", "step {step}");
+        drop(mount);
+        died
+    };
+    for answer in [None, Some(Fault::ResetAfter)] {
+        let steps = (0..TOO_MANY).take_while(|step| dies_at(*step, answer.clone())).count();
+        assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
+    }
+}
