@@ -12,3 +12,11 @@ pub(crate) fn step() {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     });
 }
+
+/// The failpoint between the close of bytes and the first thought of what their note says.
+pub const CLOSED: &str = "closed";
+
+/// Bytes have been closed and are about to be promised.
+pub(crate) fn closed() {
+    fail::fail_point!(CLOSED);
+}

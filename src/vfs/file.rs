@@ -294,6 +294,40 @@ impl Vfs {
         }
     }
 
+    /// Writes from memory; `None` if bytes must be fetched or copied first.
+    pub fn write_now(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Option<Result<u32>> {
+        let (ino, writer) = {
+            let state = self.state();
+            let Some(handle) = state.handles.get(&handle) else {
+                return Some(Err(Error::quiet(libc::EBADF)));
+            };
+            handle.note_writer(thread);
+            (handle.ino, state.writers.get(&handle.ino)?.clone())
+        };
+        match writer.write(bytes, offset)? {
+            Ok(()) => {
+                self.state().touched(ino);
+                Some(u32::try_from(bytes.len()).map_err(|_| Error::quiet(libc::EINVAL)))
+            }
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
+    /// Writes `bytes` at `offset`; returns how many, which is all.
+    ///
+    /// # Errors
+    /// `ENOSPC` of the local disk, or the server's if the version underneath must be fetched.
+    pub async fn write(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Result<u32> {
+        loop {
+            if let Some(result) = self.write_now(handle, offset, bytes, thread) {
+                return result;
+            }
+            let ino = self.state().handles.get(&handle).map(|handle| handle.ino);
+            let ino = ino.ok_or_else(|| Error::quiet(libc::EBADF))?;
+            self.prepare(ino, u64::MAX).await?;
+        }
+    }
+
     /// A descriptor was closed. Uploads if this is the close that a program waits for (DESIGN §4).
     ///
     /// # Errors

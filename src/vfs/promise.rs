@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use crate::journal::scratch::Class;
-use crate::journal::{Meta, Staging};
+use crate::journal::{Meta, Staging, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::Writer;
-use crate::vfs::{Result, State, Vfs};
+use crate::vfs::{Result, State, Vfs, attr};
 
 /// Why bytes are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) struct Closed {
     pub(super) len: u64,
     /// The change that they are.
     pub(super) generation: u64,
+    /// When they were closed, in nanoseconds since the epoch.
+    pub(super) at: i64,
 }
 
 impl Drop for Closed {
@@ -96,7 +98,8 @@ impl Vfs {
     /// What was promised belongs elsewhere by now, or replaces something else: its note says so. Bytes that a program
     /// is writing meanwhile are promised as little as before.
     pub(super) fn renew_promise(&self, ino: Ino, writer: &Arc<Writer>) -> Result<()> {
-        let is_written = self.state().open_for_writing(ino) && !writer.is_promised();
+        // What is being promised is noted again: the note may have been thought of before, and say what was true then.
+        let is_written = self.state().open_for_writing(ino) && !writer.is_promised_or_closing();
         if !is_written { self.promise(ino, writer) } else { self.renew_older(ino, writer, 0) }
     }
 
@@ -120,6 +123,7 @@ impl Vfs {
     /// The same, of bytes that are kept from changes until then.
     fn promise_closed(&self, ino: Ino, closed: &Closed) -> Result<()> {
         let (writer, Some(staging)) = (&closed.writer, &closed.staging) else { return Ok(()) };
+        steps::closed();
         if writer.inner().is_written_aside() {
             self.renew_older(ino, writer, 0)?;
         }
@@ -130,6 +134,9 @@ impl Vfs {
                 meta.sent.retain(|sent| sent.sha256.is_some());
                 meta.sent.extend(writer.inner().sending_of(staging));
             }
+            // However late the note is written, what was closed later is newer.
+            let before = staging.meta().filter(|before| before.closed);
+            meta.noted_at = before.map_or(closed.at, |before| before.noted_at.max(closed.at));
             Some(meta)
         };
         loop {
@@ -169,7 +176,7 @@ impl Writer {
         let mut inner = self.inner();
         let (staging, len, generation) = (inner.staging.clone(), inner.len, inner.generation);
         inner.closing.extend(staging.as_ref().map(|staging| staging.serial()));
-        Closed { writer: self.clone(), staging, len, generation }
+        Closed { writer: self.clone(), staging, len, generation, at: attr::now() }
     }
 }
 

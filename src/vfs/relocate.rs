@@ -5,19 +5,19 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use futures_util::StreamExt;
 
 use crate::api::client::UploadBody;
 use crate::api::{self, ContainerId, FileId, budget};
 use crate::content::Key;
+use crate::journal::copied::CopyNote;
 use crate::journal::intent::{Move, Rename};
-use crate::journal::{Intent, Noted, steps};
+use crate::journal::{Copied, Intent, Noted, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::deletions::Unwanted;
 use crate::vfs::lost::{FoundVersion, Lost};
-use crate::vfs::sending::NameTurn;
+use crate::vfs::sending::{Announced, NameTurn};
 use crate::vfs::{Error, Result, State, Vfs, attr, commit};
 
 /// Files of a rename that travel at once.
@@ -64,6 +64,8 @@ struct Moved {
     old: FileId,
     new: Arc<api::File>,
     len: u64,
+    /// Lists don't show it yet.
+    announced: Option<Announced>,
 }
 
 /// A rename whose versions have all arrived; the old ones are still there.
@@ -148,14 +150,25 @@ impl Vfs {
     /// Deletes what a rename has sent, and strikes it out.
     pub(super) async fn undo(&self, arrived: Arrived) {
         let sent = arrived.moved.iter().map(|moved| &moved.new.id).collect();
-        self.delete_sent(&arrived.rename, sent).await;
+        self.delete_sent(&arrived.rename, sent, |state| arrived.have_landed(state)).await;
         arrived.noted.done();
     }
 
     /// Deletes versions that a rename has sent, unless that would leave nothing under the name.
-    pub(super) async fn delete_sent(&self, rename: &Rename, sent: Vec<&FileId>) {
+    /// `first` is done when it is clear that they go, and no list comes before they are buried.
+    pub(super) async fn delete_sent(
+        &self,
+        rename: &Rename,
+        sent: Vec<&FileId>,
+        first: impl FnOnce(&mut State),
+    ) {
         if sent.is_empty() || self.has_taken_their_place(&rename.container, &rename.replaces).await {
             return;
+        }
+        {
+            let mut state = self.state();
+            first(&mut state);
+            sent.iter().for_each(|id| state.bury(&rename.container, id));
         }
         for id in sent {
             self.delete_version(&rename.container, id).await;
@@ -213,20 +226,19 @@ impl Vfs {
             steps::step();
             let sent = self.upload_to_stay(container, &filename, body, &announced).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
-            let sent = if is_lost {
-                // What a list shows of it belongs to nobody yet.
-                drop(announced);
-                match self.has_replaced(&lost, replaces).await {
-                    Some(file) => Ok(file),
-                    None => {
-                        self.note_lost(lost);
-                        sent
-                    }
+            if is_lost {
+                // From now on what a list shows of it is withheld, and can be found.
+                self.note_lost(lost);
+            }
+            let (new, announced) = match sent {
+                Ok(new) => (new, Some(announced)),
+                Err(error) if is_lost => {
+                    drop(announced);
+                    (self.has_replaced(container, replaces, &note, &copied).await.ok_or(error)?, None)
                 }
-            } else {
-                sent
+                Err(error) => return Err(error),
             };
-            let new = Arc::new(commit::as_uploaded(sent?, len));
+            let new = Arc::new(commit::as_uploaded(new, len));
             copied.made = Some(new.id.clone());
             if let Err(error) = note.write(&copied, false) {
                 tracing::warn!(%error, "what an upload has made is looked for again after a crash");
@@ -239,7 +251,7 @@ impl Vfs {
             {
                 tracing::warn!(%error, "an upload was not kept in the cache");
             }
-            Ok(Moved::of(leg, new, len))
+            Ok(Moved { announced, ..Moved::of(leg, new, len) })
         }
         .await;
         staging.discard();
@@ -269,14 +281,18 @@ impl Vfs {
 
     /// What a POST without an answer has made, if the server has put it in the place of what stood there: undone, the
     /// rename would leave nothing under the name.
-    async fn has_replaced(self: &Arc<Self>, lost: &Lost, replaces: &[FileId]) -> Option<api::File> {
-        if !self.has_taken_their_place(&lost.container, replaces).await {
+    async fn has_replaced(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        replaces: &[FileId],
+        note: &CopyNote,
+        copied: &Copied,
+    ) -> Option<api::File> {
+        if !self.has_taken_their_place(container, replaces).await {
             return None;
         }
-        self.ensure_listed_since(&lost.container, Instant::now()).await.ok()?;
-        let found = self.version_of(lost.clone()).await.ok()??;
-        found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
-        Some((*found.file).clone())
+        let found = self.found_again(container, note, copied.clone()).await.ok()??;
+        Some((*found).clone())
     }
 
     /// Deletes what a rename has left behind, and strikes it out.
@@ -293,6 +309,12 @@ impl Vfs {
 }
 
 impl Arrived {
+    /// What was sent is like any other version from now on.
+    fn have_landed(&self, state: &mut State) {
+        let announced = self.moved.iter().filter_map(|moved| moved.announced.as_ref());
+        announced.for_each(|announced| announced.has_landed(state));
+    }
+
     pub(super) fn sent_ids(&self) -> HashSet<FileId> {
         self.moved.iter().map(|moved| moved.new.id.clone()).collect()
     }
@@ -300,7 +322,7 @@ impl Arrived {
 
 impl Moved {
     fn of(leg: &Leg, new: Arc<api::File>, len: u64) -> Self {
-        Self { ino: leg.ino, old: leg.old.id.clone(), new, len }
+        Self { ino: leg.ino, old: leg.old.id.clone(), new, len, announced: None }
     }
 }
 
@@ -309,6 +331,7 @@ impl State {
     /// Returns the versions that nobody wants any more, those in `replaced` among them: a list that comes now
     /// shows none of them.
     pub(super) fn arrived(&mut self, arrived: &mut Arrived, replaced: Vec<FileId>) -> Vec<FileId> {
+        arrived.have_landed(self);
         let mut unwanted = replaced;
         unwanted.extend(arrived.rename.moves.iter().map(|step| step.id.clone()));
         arrived.moved.retain(|moved| {

@@ -190,7 +190,7 @@ impl Vfs {
             let steps = begun.rename.moves.iter().filter(is_there);
             steps.filter_map(|step| begun.sent.get(&step.id).map(|file| &file.id)).collect()
         };
-        self.delete_sent(&begun.rename, sent).await;
+        self.delete_sent(&begun.rename, sent, |_| ()).await;
         begun.noted.done();
     }
 
@@ -241,7 +241,7 @@ impl Vfs {
     }
 
     /// What a POST has made that an earlier mount had no answer to.
-    async fn found_again(
+    pub(super) async fn found_again(
         self: &Arc<Self>,
         container: &ContainerId,
         note: &CopyNote,

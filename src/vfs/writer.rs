@@ -15,7 +15,7 @@ use crate::namespace::inode::Ino;
 use crate::vfs::emptied::Emptied;
 use crate::vfs::placing::Place;
 use crate::vfs::promise::Closed;
-use crate::vfs::{Error, Result, State, Vfs, attr};
+use crate::vfs::{Error, Result, State, attr};
 
 /// A file that is being written, or whose bytes are on their way.
 pub(super) struct Writer {
@@ -256,6 +256,8 @@ pub(super) struct Frozen {
     pub(super) staging: Arc<Staging>,
     pub(super) generation: u64,
     pub(super) len: u64,
+    /// When they were closed or frozen, in nanoseconds since the epoch.
+    at: i64,
 }
 
 impl Frozen {
@@ -263,7 +265,7 @@ impl Frozen {
     /// younger.
     pub(super) fn noted_at(&self) -> i64 {
         let closed = self.staging.meta().filter(|meta| meta.closed);
-        closed.map_or_else(attr::now, |meta| meta.noted_at)
+        closed.map_or(self.at, |meta| meta.noted_at)
     }
 }
 
@@ -388,10 +390,13 @@ impl Writer {
         let present = inner.staging.clone()?;
         let older = closed.and_then(|closed| Some((closed, inner.older(closed.staging.as_ref()?)?)));
         let frozen = match older {
-            Some((closed, staging)) => Frozen { staging, generation: closed.generation, len: closed.len },
+            Some((Closed { generation, len, at, .. }, staging)) => {
+                Frozen { staging, generation: *generation, len: *len, at: *at }
+            }
             None => {
                 inner.frozen = true;
-                Frozen { staging: present, generation: inner.generation, len: inner.len }
+                let (generation, len) = (inner.generation, inner.len);
+                Frozen { staging: present, generation, len, at: attr::now() }
             }
         };
         inner.travels = Some(frozen.staging.serial());
@@ -502,6 +507,11 @@ impl Writer {
     pub(super) fn is_promised(&self) -> bool {
         self.inner().promised
     }
+
+    /// Whether they are, or are about to be.
+    pub(super) fn is_promised_or_closing(&self) -> bool {
+        self.is_promised() || self.inner().is_closing()
+    }
 }
 
 impl State {
@@ -555,41 +565,5 @@ impl State {
             file.held = false;
         }
         unneeded
-    }
-}
-
-impl Vfs {
-    /// Writes from memory; `None` if bytes must be fetched or copied first.
-    pub fn write_now(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Option<Result<u32>> {
-        let (ino, writer) = {
-            let state = self.state();
-            let Some(handle) = state.handles.get(&handle) else {
-                return Some(Err(Error::quiet(libc::EBADF)));
-            };
-            handle.note_writer(thread);
-            (handle.ino, state.writers.get(&handle.ino)?.clone())
-        };
-        match writer.write(bytes, offset)? {
-            Ok(()) => {
-                self.state().touched(ino);
-                Some(u32::try_from(bytes.len()).map_err(|_| Error::quiet(libc::EINVAL)))
-            }
-            Err(error) => Some(Err(error.into())),
-        }
-    }
-
-    /// Writes `bytes` at `offset`; returns how many, which is all.
-    ///
-    /// # Errors
-    /// `ENOSPC` of the local disk, or the server's if the version underneath must be fetched.
-    pub async fn write(&self, handle: u64, offset: u64, bytes: &[u8], thread: u32) -> Result<u32> {
-        loop {
-            if let Some(result) = self.write_now(handle, offset, bytes, thread) {
-                return result;
-            }
-            let ino = self.state().handles.get(&handle).map(|handle| handle.ino);
-            let ino = ino.ok_or_else(|| Error::quiet(libc::EBADF))?;
-            self.prepare(ino, u64::MAX).await?;
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
-use crate::env::{Env, on_both_profiles, wait_until};
+use crate::env::{Env, on_both_profiles, save, wait_until};
 
 const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
 
@@ -233,4 +233,53 @@ fn what_was_moved_aside_outlives_a_successor_that_is_removed() {
             }
         }
     });
+}
+
+/// Its note is being written when another file gets its id: what it says then is known to be wrong before the disk
+/// has it.
+#[test]
+fn what_was_moved_aside_and_is_written_does_not_claim_what_has_got_its_id() {
+    use containerfs::emulator::{Config, Profile, ReplaceByName};
+    use containerfs::journal::steps::FAILPOINT;
+    if crate::env::fuse_is_missing() {
+        return;
+    }
+    let mut met = 0;
+    for later in 0..12 {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::SameId;
+        let env = Env::of(config);
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let variables = [("FAILPOINTS", &*format!("{FAILPOINT}=sleep(60)"))];
+        let mut mount = env.mount_with(&[], &variables);
+        mount.sh("c", "cat f; mv f f~");
+        let has_noted = || {
+            env.notes("meta.json").iter().any(|note| {
+                note.contains("\"f~\"")
+                    && note.contains("\"closed\": true")
+                    && !note.contains("just_now\": true")
+            })
+        };
+        let told = std::thread::scope(|scope| {
+            let saved = scope.spawn(|| save(&mount.path("c/f"), b"new"));
+            std::thread::sleep(Duration::from_millis(30 * later));
+            let aside = scope.spawn(|| save(&mount.path("c/f~"), b"aside"));
+            wait_until("it is noted", has_noted);
+            let told = saved.is_finished();
+            met += usize::from(told && !aside.is_finished());
+            let pid = nix::unistd::Pid::from_raw(mount.pid());
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+            told && saved.join().unwrap().is_ok()
+        });
+        mount.kill();
+        drop(mount);
+        let mount = env.mount(&[]);
+        if told {
+            assert_eq!(mount.sh("c", "cat f"), "new", "{later}");
+            assert!(on_server(&env, &id).contains(&held("f", "new")), "{later}");
+        }
+        drop(mount);
+    }
+    assert!(met > 0, "no note was under way when the other had its id: the test shows nothing");
 }

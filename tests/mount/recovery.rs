@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use containerfs::emulator::Kind::Upload;
 use containerfs::emulator::{Config, Fault, FaultRule, Profile};
-use containerfs::journal::steps::FAILPOINT;
+use containerfs::journal::steps::{CLOSED, FAILPOINT};
 use nix::errno::Errno;
 
 use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, save, wait_until};
-use crate::steps::{KILLED, TOO_MANY, put, shown};
+use crate::steps::{KILLED, TOO_MANY, append, put, shown};
 use crate::tools::Tmpfs;
 
 #[test]
@@ -161,4 +161,29 @@ fn what_a_lost_answer_has_left_goes_whenever_the_daemon_dies() {
         let steps = (0..TOO_MANY).take_while(|step| dies_at(again, *step)).count();
         assert!(steps > 1, "it died at {steps} steps only");
     }
+}
+
+/// A close of the older bytes, by their last descriptor, is thought of again when newer ones are promised already.
+#[test]
+fn of_two_saves_the_later_one_counts_however_late_the_note_of_the_other_is_written() {
+    if fuse_is_missing() {
+        return;
+    }
+    let env = Env::of(Config::new(Profile::Openai));
+    let id = env.container("c");
+    let variables = [("FAILPOINTS", &*format!("{CLOSED}=1*off->1*sleep(400)->off"))];
+    let mut mount = env.mount_with(&["--write-back", "--write-back-delay", "0s"], &variables);
+    env.inject(Upload, Fault::HangBefore);
+    assert_eq!(save(&mount.path("c/f"), b"first"), Ok(()));
+    wait_until("it is under way", || env.count(Upload) == 1);
+    assert_eq!(append(&mount.path("c/f"), b" second"), Ok(()));
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(env.notes("meta.json").len(), 2, "of the bytes that travel, and of the newer ones");
+    mount.kill();
+    drop(mount);
+    env.emulator.faults().clear();
+    let mount = env.mount(&[]);
+    assert_eq!(mount.sh("c", "cat f"), "first second");
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(env.bytes_on_server(&id, "f"), b"first second");
 }

@@ -37,7 +37,7 @@ pub(crate) fn put(mount: &Mount, path: &str, bytes: &str) {
     assert_eq!(save(&mount.path("c").join(path), bytes.as_bytes()), Ok(()));
 }
 
-fn append(path: &Path, bytes: &[u8]) -> nix::Result<()> {
+pub(crate) fn append(path: &Path, bytes: &[u8]) -> nix::Result<()> {
     let mut file = File::options().append(true).open(path).map_err(|error| error.try_into().unwrap())?;
     file.write_all(bytes).map_err(|error| error.try_into().unwrap())?;
     nix::unistd::close(file)
