@@ -250,7 +250,8 @@ struct State {
     sending: sending::Sending,
     /// POSTs whose answer was lost.
     lost: Vec<lost::Lost>,
-    /// New paths of renames that earlier mounts have left half done.
+    /// New paths of renames that earlier mounts have left half done, or that had no answer: what lost POSTs have made
+    /// under them may be wanted.
     resuming: HashSet<(ContainerId, String)>,
     /// Listed versions that lost POSTs may have made, and that nobody is shown.
     withheld: HashMap<ContainerId, Vec<Arc<crate::api::File>>>,

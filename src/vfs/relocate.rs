@@ -226,17 +226,20 @@ impl Vfs {
             steps::step();
             let sent = self.upload_to_stay(container, &filename, body, &announced).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
-            if is_lost {
-                // From now on what a list shows of it is withheld, and can be found.
-                self.note_lost(lost);
-            }
             let (new, announced) = match sent {
-                Ok(new) => (new, Some(announced)),
                 Err(error) if is_lost => {
+                    // From now on what a list shows of it is withheld, and can be found, by nobody but this rename.
+                    let destination = (container.clone(), leg.to.clone());
+                    let is_first = self.state().resuming.insert(destination.clone());
+                    self.note_lost(lost);
                     drop(announced);
-                    (self.has_replaced(container, replaces, &note, &copied).await.ok_or(error)?, None)
+                    let made = self.has_replaced(container, replaces, &note, &copied).await;
+                    if is_first {
+                        self.state().resuming.remove(&destination);
+                    }
+                    (made.ok_or(error)?, None)
                 }
-                Err(error) => return Err(error),
+                sent => (sent?, Some(announced)),
             };
             let new = Arc::new(commit::as_uploaded(new, len));
             copied.made = Some(new.id.clone());

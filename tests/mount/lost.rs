@@ -158,3 +158,26 @@ fn what_a_rename_has_sent_is_not_shown_beside_what_came_back() {
         assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
     }
 }
+
+#[test]
+fn a_rename_without_an_answer_stands_where_the_server_has_carried_it_out() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Plain);
+    config.quirks.replace_by_name = ReplaceByName::Replace;
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mount = env.mount(&["--ttl", "50ms"]);
+    for round in 0..40 {
+        let moved = format!("moved {round}");
+        assert_eq!(save(&mount.path("c/f"), format!("old {round}").as_bytes()), Ok(()));
+        assert_eq!(save(&mount.path("c/g"), moved.as_bytes()), Ok(()));
+        lose_an_answer(&env);
+        fs::rename(mount.path("c/g"), mount.path("c/f")).unwrap();
+        assert_eq!(mount.names("c"), ["f"], "{round}");
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), moved.as_bytes());
+        assert_eq!(env.bytes_on_server(&id, "f"), moved.as_bytes());
+    }
+    assert_eq!(mount.unmount(&env), (0, 0));
+}
