@@ -60,7 +60,8 @@ impl Journal {
     /// The disk's.
     pub fn stage_copy(&self, other: &Staging) -> io::Result<Staging> {
         let copy = self.stage()?;
-        io::copy(&mut other.reopened()?, &mut copy.file())?;
+        let copied = other.reopened().and_then(|mut bytes| io::copy(&mut bytes, &mut copy.file()));
+        copied.inspect_err(|_| copy.discard())?;
         Ok(copy)
     }
 

@@ -7,7 +7,7 @@ use crate::api::ContainerId;
 pub use crate::namespace::inode::now;
 use crate::namespace::inode::{FileNode, Ino, Kind, Node};
 use crate::namespace::records::Attributes;
-use crate::vfs::{Error, Result, State, Vfs};
+use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 
 /// What kind of thing an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +154,12 @@ impl Vfs {
     /// What the save meets.
     pub async fn setattr(self: &Arc<Self>, ino: Ino, change: SetAttr) -> Result<Entry> {
         self.check_writable()?;
-        if let Some(size) = change.size {
-            self.truncate(ino, size, change.handle).await?;
+        if let Some(size) = change.size
+            && let Err(error) = self.truncate(ino, size, change.handle).await
+        {
+            // The bytes are as they were asked for, though they were not saved, and the kernel has the old length.
+            self.invalidate_now(Invalidation::Attributes(ino)).await;
+            return Err(error);
         }
         self.change_attributes(ino, change);
         self.getattr(ino).await

@@ -83,13 +83,22 @@ impl Vfs {
     /// # Errors
     /// `ENOSPC` of the local disk.
     pub(super) fn empty(&self, ino: Ino) -> Result<()> {
-        let staging = Arc::new(self.journal.stage()?);
+        let staging = self.stage_empty(ino)?;
         let writer = self.state().writer(ino).inspect_err(|_| staging.discard())?;
-        if let Some(old) = writer.start_empty(staging.clone(), false, None) {
+        if let Some(old) = writer.start_empty(staging, false, None) {
             old.discard();
         }
-        let noted = self.note_unfinished(ino, &staging);
         writer.inner().is_answered();
-        noted
+        Ok(())
+    }
+
+    /// An empty staging file whose note says what it is for: if the disk has no room for that, nothing is emptied.
+    ///
+    /// # Errors
+    /// `ENOSPC` of the local disk.
+    pub(super) fn stage_empty(&self, ino: Ino) -> Result<Arc<Staging>> {
+        let staging = Arc::new(self.journal.stage()?);
+        self.note_unfinished(ino, &staging)?;
+        Ok(staging)
     }
 }

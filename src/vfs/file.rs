@@ -88,8 +88,7 @@ impl Vfs {
         if writable {
             self.check_writable()?;
         }
-        let empty = if truncate { Some(Arc::new(self.journal.stage()?)) } else { None };
-        let unfinished = empty.clone();
+        let empty = if truncate { Some(self.stage_empty(ino)?) } else { None };
         let mut guard = self.state();
         let state = &mut *guard;
         let node = state.tree.get(ino);
@@ -139,12 +138,8 @@ impl Vfs {
             self.look_ahead(state, ino);
         }
         let handle = self.add_handle(state, ino, flags, thread);
-        let writer = state.writers.get(&ino).cloned();
-        drop(guard);
-        if let Some(staging) = unfinished {
-            let noted = self.note_unfinished(ino, &staging);
-            writer.iter().for_each(|writer| writer.inner().is_answered());
-            noted?;
+        if truncate {
+            state.writers.get(&ino).iter().for_each(|writer| writer.inner().is_answered());
         }
         Ok(Opened { handle, keep_cache })
     }
@@ -207,8 +202,22 @@ impl Vfs {
         let handle = self.add_handle(state, ino, flags & !libc::O_ACCMODE | libc::O_RDWR, maker.thread);
         self.makes_file(state, parent);
         drop(guard);
-        self.note_unfinished(ino, &unfinished)?;
+        self.note_unfinished(ino, &unfinished).inspect_err(|_| self.unmake(ino, handle))?;
         Ok((ino, Opened { handle, keep_cache: true }))
+    }
+
+    /// A file that nobody was told of is not there.
+    fn unmake(&self, ino: Ino, handle: u64) {
+        let mut state = self.state();
+        state.handles.remove(&handle);
+        if let Some(node) = state.tree.get_mut(ino) {
+            node.handles = node.handles.saturating_sub(1);
+        }
+        state.tree.unlink(ino);
+        let unneeded = state.drop_writer(ino);
+        state.tree.reap(ino);
+        drop(state);
+        drop(unneeded);
     }
 
     fn add_handle(&self, state: &mut super::State, ino: Ino, flags: i32, thread: u32) -> u64 {

@@ -79,14 +79,14 @@ impl Vfs {
     }
 
     /// Writes down whose bytes these will be, for whoever finds them after a crash. Those of a file that was
-    /// removed are nobody's.
+    /// removed are nobody's, and those that cannot be written down are removed.
     pub(super) fn note_unfinished(&self, ino: Ino, staging: &Staging) -> Result<()> {
         if self.state().writers.get(&ino).is_some_and(|writer| writer.inner().removed) {
             staging.discard();
             return Ok(());
         }
         let says = || Some(Meta { closed: false, reason: None, refused: false, ..self.meta(ino, None)? });
-        staging.note(false, says)?;
+        staging.note(false, says).inspect_err(|_| staging.discard())?;
         Ok(())
     }
 

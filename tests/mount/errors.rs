@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
@@ -317,6 +318,29 @@ fn an_error_stands_in_status_and_once_in_the_log_with_the_servers_words_and_requ
             assert!(message.contains("the words of the server") && message.contains("req_"), "{message}");
             assert_eq!(error["errno"], libc::EINVAL);
             assert_eq!(mount.log().matches(message).count(), 1, "{message}: {}", mount.log());
+        }
+    });
+}
+
+#[test]
+fn what_is_appended_after_a_truncation_that_failed_leaves_no_hole() {
+    on_openai(|env| {
+        let id = env.container("c");
+        for (fault, len) in [(Fault::ResetBefore, 4), (Fault::ResetAfter, 4), (Fault::ResetAfter, 1)] {
+            env.store().put_upload(&id, "f", b"0123456789");
+            let mount = env.mount(&["--ttl", "50ms"]);
+            let path = mount.path("c/f");
+            env.emulator.faults().inject(FaultRule::once(Kind::Upload, fault));
+            assert_eq!(nix::unistd::truncate(&path, len), Err(Errno::EIO));
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            let end = file.metadata().unwrap().len();
+            file.write_all_at(b"x", end).unwrap();
+            assert_eq!(nix::unistd::close(file), Ok(()));
+            assert_eq!(end, u64::try_from(len).unwrap());
+            let expected = [&b"0123456789"[..usize::try_from(len).unwrap()], b"x"].concat();
+            assert_eq!(fs::read(&path).unwrap(), expected);
+            fs::remove_file(&path).unwrap();
+            assert_eq!(mount.unmount(env), (0, 0));
         }
     });
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerfs::emulator::Kind::Upload;
 
 use crate::env::{
-    Env, Mount, is_missing, noise, on_both_profiles, on_openai, program_is_missing, save, wait_until,
+    Env, Mount, errno, is_missing, noise, on_both_profiles, on_openai, program_is_missing, save, wait_until,
 };
 
 pub(crate) const WRITE_BACK: &[&str] = &["--write-back", "--write-back-delay", "200ms"];
@@ -197,6 +197,28 @@ fn a_save_under_a_full_disk_is_sent_once_there_is_room() {
         assert_eq!(save(&mount.path("c/f"), &noise(100_000)), Ok(()));
         assert!(env.bytes_on_server(id, "f") == noise(100_000));
         assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn a_full_disk_empties_no_file_and_makes_none() {
+    on_a_small_disk("4m", |env, id, state| {
+        env.store().put_upload(id, "f", b"precious");
+        let mount = env.mount(&[]);
+        let f = mount.path("c/f");
+        assert_eq!(fs::read(&f).unwrap(), b"precious");
+        let filler = state.join("filler");
+        assert!(fs::write(&filler, noise(5 << 20)).is_err(), "it fills the disk");
+        assert_eq!(errno(fs::File::create(&f)), libc::ENOSPC);
+        assert_eq!(nix::unistd::truncate(&f, 0), Err(nix::errno::Errno::ENOSPC));
+        assert_eq!(errno(fs::File::create(mount.path("c/g"))), libc::ENOSPC);
+        assert_eq!(fs::read(&f).unwrap(), b"precious");
+        assert_eq!(mount.names("c"), ["f"]);
+        assert_eq!(env.notes("data"), [""; 0], "nothing of it is left");
+        fs::remove_file(filler).unwrap();
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(id, "f"), b"precious");
+        assert_eq!(env.store().files(id).len(), 1);
     });
 }
 
