@@ -121,6 +121,10 @@ impl Vfs {
     /// not been saved since waits, unseen, for the next try to find it. The list was asked for at `asked`:
     /// what it should show by then and doesn't has never been made.
     pub(super) async fn sweep_lost(self: Arc<Self>, container: ContainerId, asked: Instant) {
+        if self.config.no_delete {
+            // A mount that may delete does.
+            return;
+        }
         let asked = seconds_at(asked);
         let lost: Vec<Lost> = self.state().lost_posts(&container).cloned().collect();
         for lost in lost {

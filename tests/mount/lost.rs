@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use containerfs::emulator::Kind::{Content, RetrieveFile, Upload};
+use containerfs::emulator::Kind::{Content, DeleteFile, RetrieveFile, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
 use containerfs::journal::steps::FAILPOINT;
 
@@ -180,4 +180,23 @@ fn a_rename_without_an_answer_stands_where_the_server_has_carried_it_out() {
         assert_eq!(env.bytes_on_server(&id, "f"), moved.as_bytes());
     }
     assert_eq!(mount.unmount(&env), (0, 0));
+}
+
+#[test]
+fn what_a_lost_answer_has_left_stays_if_nothing_may_be_deleted() {
+    on_servers_that_lag(Duration::from_millis(500), |env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "50ms", "--no-delete"]);
+        lose_an_answer(env);
+        assert!(save(&mount.path("c/f"), b"lost").is_err());
+        assert_eq!(save(&mount.path("c/f"), b"newer"), Ok(()));
+        for _ in 0..20 {
+            assert_eq!(mount.names("c"), ["f"]);
+            thread::sleep(Duration::from_millis(51));
+        }
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.count(DeleteFile), 0);
+        is_shown_once(env, &id, &["f"]);
+        assert_eq!(env.bytes_on_server(&id, "f"), b"newer");
+    });
 }
