@@ -9,6 +9,7 @@ use crate::journal::copied::CopyNote;
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Copied, Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
+use crate::vfs::commit::as_uploaded;
 use crate::vfs::relocate::Begun;
 use crate::vfs::{Error, Result, State, Vfs};
 
@@ -204,9 +205,9 @@ impl Vfs {
         let (unanswered, answered): (Vec<_>, Vec<_>) =
             noted.copies().into_iter().partition(|(_, copied)| copied.made.is_none());
         for (_, copied) in answered {
-            let Some(made) = copied.made else { continue };
-            let file = self.still_there(container, &made).await?;
-            sent.extend(file.map(|file| (copied.id, file)));
+            let Some(made) = &copied.made else { continue };
+            let file = self.still_there(container, made).await?;
+            sent.extend(file.map(|file| copied.is_made(&file)));
         }
         for (note, copied) in unanswered {
             if sent.contains_key(&copied.id) {
@@ -214,7 +215,7 @@ impl Vfs {
                 continue;
             }
             let file = self.found_again(container, &note, copied.clone()).await?;
-            sent.extend(file.map(|file| (copied.id, file)));
+            sent.extend(file.map(|file| copied.is_made(&file)));
         }
         Ok(sent)
     }
@@ -263,6 +264,13 @@ impl Vfs {
             made = Some(found.file.clone());
         }
         Ok(made)
+    }
+}
+
+impl Copied {
+    /// The version under the old name, and the one under the new, whose length is known.
+    fn is_made(&self, file: &api::File) -> (FileId, Arc<api::File>) {
+        (self.id.clone(), Arc::new(as_uploaded(file.clone(), self.sent.len)))
     }
 }
 
