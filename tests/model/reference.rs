@@ -223,6 +223,8 @@ impl Reference {
         let files = std::mem::take(&mut self.files);
         self.files =
             files.into_iter().map(|(p, held)| (if is_moved(&p) { moved(&p) } else { p }, held)).collect();
+        // What was moved aside from there stays so.
+        self.aside.retain(|(_, real, _)| !is_moved(real));
         for (scratch, ..) in &mut self.aside {
             if is_moved(scratch) {
                 *scratch = moved(scratch);

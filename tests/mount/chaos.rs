@@ -133,12 +133,7 @@ impl Program {
 
     /// What a kill may bring back, a directory with it, is no part of this.
     fn is_left_out(&self, deed: &Deed) -> bool {
-        match deed {
-            Deed::Rename(directory, _) | Deed::Rmdir(directory) => {
-                self.reference.aside_may_return_to(directory)
-            }
-            _ => false,
-        }
+        matches!(deed, Deed::Rmdir(directory) if self.reference.aside_may_return_to(directory))
     }
 
     /// Works until the daemon is gone.
