@@ -125,6 +125,12 @@ fn table(told: &[Value]) -> String {
             table.add_row(["metrics".to_owned(), format!("http://{}/metrics", text("/metrics"))]);
         }
         table.add_row(["containers".to_owned(), text("/containers")]);
+        let process = format!(
+            "{} of memory, {} descriptors",
+            HumanBytes(number("/process/resident_bytes")),
+            number("/process/descriptors")
+        );
+        table.add_row(["daemon".to_owned(), process]);
         let cache = format!(
             "{} on disk, {} in memory, {}",
             HumanBytes(number("/cache/disk_bytes")),

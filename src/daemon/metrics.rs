@@ -103,6 +103,8 @@ fn describe() {
     describe_gauge!("containerfs_containers", "Live containers that are shown");
     describe_gauge!("containerfs_inodes", "Inodes in memory");
     describe_gauge!("containerfs_open_files", "Open file handles");
+    describe_gauge!("containerfs_resident_bytes", Unit::Bytes, "Memory of the daemon that is resident");
+    describe_gauge!("containerfs_descriptors", "Open descriptors of the daemon");
 }
 
 /// A gauge is a float; counts are exact in it up to 2^53.
@@ -127,4 +129,6 @@ fn note(status: &Status) {
     gauge!("containerfs_containers").set(status.containers as f64);
     gauge!("containerfs_inodes").set(status.inodes as f64);
     gauge!("containerfs_open_files").set(status.open_files as f64);
+    gauge!("containerfs_resident_bytes").set(status.process.resident_bytes as f64);
+    gauge!("containerfs_descriptors").set(status.process.descriptors as f64);
 }

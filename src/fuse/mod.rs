@@ -3,6 +3,7 @@
 mod adapter;
 mod call;
 mod convert;
+mod heap;
 pub mod mount;
 pub mod mounts;
 mod notify;

@@ -7,7 +7,8 @@
 //! ever as long as bytes move.
 //!
 //! Nothing here takes a lock or logs before the kernel has let the callers go: what is stuck may be the log.
-//! While no request is open the thread is parked, and an idle mount wakes nobody.
+//! While no request is open the thread is parked, and an idle mount wakes nobody, but for once when it has come to
+//! rest ([`Heap`]).
 
 use std::fs;
 use std::io;
@@ -15,10 +16,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::heap::Heap;
 use super::mounts;
 use crate::vfs::Vfs;
 
@@ -84,8 +86,9 @@ impl Watchdog {
     fn run(&self, watched: &Watched) {
         let _ = self.thread.set(thread::current());
         let mut pulse = Pulse::new(patience(watched.vfs.config().timeout));
+        let mut heap = Heap::default();
         loop {
-            self.park_until_open();
+            self.park_until_open(&mut heap);
             let beats = pulse.beats.clone();
             let (vfs, count) = (watched.vfs.clone(), pulse.asked + 1);
             match pulse.tick() {
@@ -100,14 +103,16 @@ impl Watchdog {
         }
     }
 
-    fn park_until_open(&self) {
+    fn park_until_open(&self, heap: &mut Heap) {
         while self.open.load(Ordering::SeqCst) == 0 {
             self.armed.store(false, Ordering::SeqCst);
             // A request that came before this line found it armed, and would wake nobody.
             if self.open.load(Ordering::SeqCst) == 0 {
-                thread::park();
+                heap.due_in(Instant::now()).map_or_else(thread::park, thread::park_timeout);
+                heap.rests(Instant::now());
             }
         }
+        heap.is_used(Instant::now());
         self.armed.store(true, Ordering::SeqCst);
     }
 }
@@ -205,7 +210,7 @@ mod tests {
         let count = woken.clone();
         let thread = thread::spawn(move || {
             parked.thread.set(thread::current()).unwrap();
-            parked.park_until_open();
+            parked.park_until_open(&mut Heap::default());
             count.fetch_add(1, Ordering::SeqCst);
         });
         thread::sleep(Duration::from_millis(50));

@@ -1,8 +1,10 @@
 //! What `status` tells of a mount.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::sync::{Mutex, PoisonError};
 
+use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::namespace::inode::Ino;
@@ -38,6 +40,27 @@ pub struct Told {
     pub message: String,
 }
 
+/// What a process takes of the machine.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Process {
+    /// Memory, in bytes, that is resident.
+    pub resident_bytes: u64,
+    /// Open descriptors, those of connections among them.
+    pub descriptors: usize,
+}
+
+impl Process {
+    /// This one, by proc(5); zeros where that tells nothing.
+    fn this() -> Self {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|page| page.try_into().ok());
+        // But for the one that counts them.
+        let descriptors = fs::read_dir("/proc/self/fd").map_or(0, |all| all.count().saturating_sub(1));
+        Self { resident_bytes: pages * page.unwrap_or(4096_u64), descriptors }
+    }
+}
+
 /// The state of a mount.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -55,6 +78,8 @@ pub struct Status {
     pub inodes: usize,
     /// Open file handles.
     pub open_files: usize,
+    /// What the daemon takes of the machine.
+    pub process: Process,
     /// The cache, in bytes.
     pub cache: crate::content::cache::Usage,
     /// Requests by operation.
@@ -109,6 +134,7 @@ impl Vfs {
         let uploads = self.progress();
         let pending = self.left();
         let errors = self.errors.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let process = Process::this();
         let state = self.state();
         Status {
             server: self.client.base_url().to_owned(),
@@ -118,6 +144,7 @@ impl Vfs {
             containers: state.tree.containers.len(),
             inodes: state.tree.len(),
             open_files: state.handles.len(),
+            process,
             cache: self.downloads.cache().usage(),
             requests: self.client.stats(),
             prefetch: state.looked_ahead.usage,

@@ -86,8 +86,10 @@ fn held(mount: &Mount) -> Held {
     }
 }
 
-/// The same once the daemon has all its threads.
+/// The same once the daemon has all its threads and, some seconds after the last call, has given back what it does
+/// not need.
 fn held_at_rest(mount: &Mount) -> Held {
+    std::thread::sleep(Duration::from_secs(6));
     let mut last = held(mount);
     wait_until("the daemon is at rest", || {
         std::thread::sleep(Duration::from_secs(1));
@@ -214,16 +216,21 @@ fn sixty_four_processes_in_one_directory_read_no_wrong_byte_and_leave_nothing_op
             let idle = held_at_rest(&mount);
             round(env, &mount, &id, "a", (seconds / 4).max(2));
             settle(env, &mount);
-            let before = held(&mount);
+            let before = held_at_rest(&mount);
             mount.sh("c", "rm -f o*");
             let own = round(env, &mount, &id, "b", seconds);
             let told = settle(env, &mount);
-            let after = held(&mount);
+            let after = held_at_rest(&mount);
             eprintln!("{mode:?}: {idle:?}, {before:?}, {after:?}");
             assert_eq!(told["pending"], serde_json::json!([]), "{told}");
             assert_eq!(after.descriptors, idle.descriptors, "{idle:?} {after:?}");
             assert!(after.connections <= before.connections.max(64), "{before:?} {after:?}");
             assert!(after.resident * 5 <= before.resident * 6, "{before:?} {after:?}");
+            let (process, resident) = (&status(env, &mount)["process"], after.resident * 1024);
+            let told = process["resident_bytes"].as_u64().unwrap();
+            assert!(told.abs_diff(resident) < resident / 10, "{process} {after:?}");
+            let descriptors = process["descriptors"].as_u64().unwrap();
+            assert!(descriptors >= after.descriptors as u64, "{process} {after:?}");
             let strange: Vec<_> =
                 mount.names("c").into_iter().filter(|name| name.starts_with("ob-")).collect();
             let strange = strange.iter().find(|name| !own.contains_key(*name));
