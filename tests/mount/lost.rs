@@ -1,5 +1,6 @@
 //! POSTs without an answer on servers whose lists show late what they have made.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -17,10 +18,14 @@ fn on_servers_that_lag(lag: Duration, test: impl Fn(&Env)) {
         if fuse_is_missing() {
             return;
         }
-        let mut config = Config::new(profile);
-        config.quirks.upload_list_lag = lag;
-        test(&Env::of(config));
+        test(&server_that_lags(profile, lag));
     }
+}
+
+fn server_that_lags(profile: Profile, lag: Duration) -> Env {
+    let mut config = Config::new(profile);
+    config.quirks.upload_list_lag = lag;
+    Env::of(config)
 }
 
 fn lose_an_answer(env: &Env) {
@@ -124,9 +129,7 @@ fn what_an_earlier_mount_was_to_delete_stays_once_it_is_another_files() {
 fn what_a_rename_has_sent_is_not_shown_beside_what_came_back() {
     let lag = Duration::from_millis(400);
     let dies_at = |step: usize, answer: Option<Fault>| {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.upload_list_lag = lag;
-        let env = Env::of(config);
+        let env = server_that_lags(Profile::Openai, lag);
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"it moves");
         thread::sleep(lag);
@@ -227,4 +230,41 @@ fn a_rename_that_a_crash_has_met_keeps_its_bytes_where_the_server_tells_no_lengt
     };
     let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
     assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
+}
+
+#[test]
+fn what_was_found_is_not_forgotten_when_the_search_for_the_rest_fails() {
+    if fuse_is_missing() {
+        return;
+    }
+    let lag = Duration::from_millis(700);
+    let mut config = Config::new(Profile::Openai);
+    (config.quirks.upload_list_lag, config.quirks.null_sizes) = (lag, false);
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mount = env.mount(&["--ttl", "50ms"]);
+    for bytes in [&b"first"[..], b"another"] {
+        lose_an_answer(&env);
+        assert!(save(&mount.path("c/f"), bytes).is_err());
+    }
+    thread::sleep(lag);
+    let another = env
+        .store()
+        .files(&id)
+        .into_iter()
+        .find(|file| env.store().content(&id, &file.id).unwrap() == b"another");
+    let broken = Fault::Status { code: 400, body: None, headers: BTreeMap::default() };
+    let rule = FaultRule { path_contains: Some(another.unwrap().id), ..FaultRule::always(Content, broken) };
+    env.emulator.faults().inject(rule);
+    assert!(save(&mount.path("c/f"), b"newer").is_err(), "it is not known what the others have left");
+    env.emulator.faults().clear();
+    for _ in 0..5 {
+        assert_eq!(mount.names("c"), ["f"]);
+        thread::sleep(Duration::from_millis(51));
+    }
+    assert_eq!(save(&mount.path("c/f"), b"newest"), Ok(()));
+    assert_eq!(mount.names("c"), ["f"]);
+    assert_eq!(mount.unmount(&env), (0, 0));
+    is_shown_once(&env, &id, &["f"]);
+    assert_eq!(env.bytes_on_server(&id, "f"), b"newest");
 }
