@@ -2,7 +2,7 @@
 //! takes nothing away that they do not name, and loses no byte that was promised.
 //!
 //! An input is the files of one account, each after a line with its name: `@records.jsonl`, `@1/meta.json`,
-//! `@1/data`, `@2/intent.json`. In them `cntr_1` stands for a container and `cfile_1` and `cfile_2` for files
+//! `@1/data`, `@2/intent.json`, `@2/copy-7.json`. In them `cntr_1` stands for a container and `cfile_1` and `cfile_2` for files
 //! of it.
 
 use std::fs;
@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 use crate::engine::fuzz;
 use crate::pages;
 use crate::world::World;
+
+/// The note of a POST of a rename.
+const COPY: &str = "copy-7.json";
 
 /// What no intent can name.
 const KEPT: &[u8] = b"what nobody has asked to be deleted";
@@ -110,7 +113,7 @@ fn is_file_of_a_journal(name: &str) -> bool {
     let slot = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit()) && (1..=8).contains(&name.len());
     match name.split('/').collect::<Vec<_>>()[..] {
         ["records.jsonl"] => true,
-        [at, file] => slot(at) && ["meta.json", "data", "intent.json"].contains(&file),
+        [at, file] => slot(at) && ["meta.json", "data", "intent.json", COPY].contains(&file),
         [at, part, "data"] => slot(at) && slot(part),
         _ => false,
     }
@@ -170,7 +173,7 @@ fn below(dir: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
-fn path() -> impl Strategy<Value = Value> {
+fn path() -> BoxedStrategy<Value> {
     prop_oneof![
         4 => prop::collection::vec(pages::part(), 1..4).prop_map(|parts| parts.join("/")),
         2 => prop::sample::select(vec!["a.txt", "b", "kept", "d/e", "d"]).prop_map(str::to_owned),
@@ -179,6 +182,7 @@ fn path() -> impl Strategy<Value = Value> {
         1 => pages::path(),
     ]
     .prop_map(Value::from)
+    .boxed()
 }
 
 fn container() -> impl Strategy<Value = Value> {
@@ -228,18 +232,19 @@ fn meta() -> impl Strategy<Value = String> {
     )
 }
 
-fn intent() -> impl Strategy<Value = String> {
-    let step = (id(), path(), ids(), attributes(), prop::option::of(id())).prop_map(
-        |(id, to, known, attributes, new)| json!({"id": id, "to": to, "known": known, "attributes": attributes, "new": new}),
+fn intent() -> BoxedStrategy<String> {
+    let step = (id(), path(), attributes(), prop::option::of(id())).prop_map(
+        |(id, to, attributes, new)| json!({"id": id, "to": to, "attributes": attributes, "new": new}),
     );
-    let rename = (container(), path(), path(), prop::collection::vec(step, 0..3), ids(), any::<bool>());
+    let posted = (any::<bool>(), number());
+    let rename = (container(), path(), path(), prop::collection::vec(step, 0..3), ids(), posted);
     let base = prop::sample::select(vec!["0123456789abcdef", "", "t", "/"]);
     prop_oneof![
         1 => (container(), ids())
             .prop_map(|(container, ids)| json!({"intent": "delete", "container": container, "ids": ids})),
-        3 => rename.prop_map(|(container, from, to, moves, replaces, posted)| {
+        3 => rename.prop_map(|(container, from, to, moves, replaces, (posted, posted_at))| {
             json!({"intent": "rename", "container": container, "from": from, "to": to, "moves": moves,
-                   "replaces": replaces, "posted": posted})
+                   "replaces": replaces, "posted": posted, "posted_at": posted_at.as_i64().unwrap_or(0)})
         }),
         1 => (pages::part(), container())
             .prop_map(|(name, known)| json!({"intent": "create_container", "name": name, "known": [known]})),
@@ -249,14 +254,22 @@ fn intent() -> impl Strategy<Value = String> {
             .prop_map(|(container, sent)| json!({"intent": "forget", "container": container, "sent": sent})),
     ]
     .prop_map(|intent| intent.to_string())
+    .boxed()
 }
 
-fn fact() -> impl Strategy<Value = String> {
+fn copied() -> impl Strategy<Value = String> {
+    (id(), sent(), prop::option::of(id()))
+        .prop_map(|(id, sent, made)| json!({"id": id, "sent": sent, "made": made}).to_string())
+}
+
+fn fact() -> BoxedStrategy<String> {
     prop_oneof![
         (container(), id(), prop::option::of(path()), attributes()).prop_map(|(container, id, path, attributes)| {
             json!({"fact": "file", "container": container, "id": id, "path": path, "attributes": attributes})
         }),
-        (container(), id()).prop_map(|(container, id)| json!({"fact": "deleted", "container": container, "id": id})),
+        (container(), id(), number()).prop_map(|(container, id, at)| {
+            json!({"fact": "deleted", "container": container, "id": id, "at": at})
+        }),
         (container(), path(), any::<bool>()).prop_map(|(container, path, exists)| {
             json!({"fact": "directory", "container": container, "path": path, "exists": exists})
         }),
@@ -266,6 +279,7 @@ fn fact() -> impl Strategy<Value = String> {
         any::<bool>().prop_map(|kept| json!({"fact": "directories", "kept": kept})),
     ]
     .prop_map(|fact| fact.to_string())
+    .boxed()
 }
 
 /// What a mount that died has left, with what no mount writes.
@@ -274,6 +288,7 @@ fn state() -> impl Strategy<Value = Vec<u8>> {
         (meta(), "[a-c]{0,5}").prop_map(|(meta, data)| vec![("meta.json", meta), ("data", data)]),
         intent().prop_map(|intent| vec![("intent.json", intent)]),
         intent().prop_map(|intent| vec![("intent.json", intent), ("0/data", "left".to_owned())]),
+        (intent(), copied()).prop_map(|(intent, copied)| vec![("intent.json", intent), (COPY, copied)]),
     ];
     let facts = prop::collection::vec(fact(), 0..4);
     (facts, prop::collection::vec(slot, 0..3)).prop_map(|(facts, slots)| {
