@@ -8,7 +8,7 @@
 //!
 //! Nothing here takes a lock or logs before the kernel has let the callers go: what is stuck may be the log.
 //! While no request is open the thread is parked, and an idle mount wakes nobody, but for once when it has come to
-//! rest ([`Heap`]).
+//! rest (`heap.rs`).
 
 use std::fs;
 use std::io;

@@ -4,7 +4,7 @@
 //! nothing, what was deleted here, and whether the server keeps directories. One JSON line a fact is appended
 //! to `records.jsonl` in the state directory of the account; the last line about a thing wins. Appending is
 //! what lets several mounts of one account share the file; each holds a shared lock, so that who is alone can
-//! tell it and write the file anew with what still counts ([`compact`]).
+//! tell it and write the file anew with what still counts (`compact.rs`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
