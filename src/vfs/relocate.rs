@@ -227,6 +227,13 @@ impl Vfs {
             let sent = self.upload_to_stay(container, &filename, body, &announced).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
             let (new, announced) = match sent {
+                Ok(new) => {
+                    copied.made = Some(new.id.clone());
+                    if let Err(error) = note.write(&copied, false) {
+                        tracing::warn!(%error, "what an upload has made is looked for again after a crash");
+                    }
+                    (new, Some(announced))
+                }
                 Err(error) if is_lost => {
                     // From now on what a list shows of it is withheld, and can be found, by nobody but this rename.
                     let destination = (container.clone(), leg.to.clone());
@@ -239,13 +246,9 @@ impl Vfs {
                     }
                     (made.ok_or(error)?, None)
                 }
-                sent => (sent?, Some(announced)),
+                Err(error) => return Err(error),
             };
             let new = Arc::new(commit::as_uploaded(new, len));
-            copied.made = Some(new.id.clone());
-            if let Err(error) = note.write(&copied, false) {
-                tracing::warn!(%error, "what an upload has made is looked for again after a crash");
-            }
             self.take_over(&new.id, leg.ino);
             let mut state = self.state();
             state.not_lost(container, &leg.to, &new.id);
@@ -264,9 +267,7 @@ impl Vfs {
     /// What an earlier try of a rename has left goes.
     pub(super) async fn is_nobodys(&self, found: FoundVersion) {
         found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
-        let container = &found.lost.container;
-        self.state().bury(container, &found.file.id);
-        self.delete_version(container, &found.file.id).await;
+        self.delete_version(&found.lost.container, &found.file.id).await;
         found.strike_out();
     }
 

@@ -205,34 +205,6 @@ fn what_a_lost_answer_has_left_stays_if_nothing_may_be_deleted() {
 }
 
 #[test]
-fn a_rename_that_a_crash_has_met_keeps_its_bytes_where_the_server_tells_no_length() {
-    if fuse_is_missing() {
-        return;
-    }
-    let dies_at = |step: usize| {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.null_sizes = true;
-        let env = Env::of(config);
-        let id = env.container("c");
-        env.store().put_upload(&id, "f", b"it moves");
-        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
-        let told = fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok();
-        let died = mount.unmount(&env).1 == KILLED;
-        let mount = env.mount(&["--ttl", "50ms"]);
-        wait_until(&format!("there is one, step {step}"), || {
-            mount.names("c").len() == 1 && env.store().files(&id).len() == 1
-        });
-        let names = mount.names("c");
-        assert!(names == ["g"] || (names == ["f"] && !told), "step {step}: {names:?}");
-        assert_eq!(fs::read(mount.path("c").join(&names[0])).unwrap(), b"it moves", "step {step}");
-        assert_eq!(mount.unmount(&env), (0, 0));
-        died
-    };
-    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
-    assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
-}
-
-#[test]
 fn what_was_found_is_not_forgotten_when_the_search_for_the_rest_fails() {
     if fuse_is_missing() {
         return;
