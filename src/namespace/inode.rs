@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::api::{Container, ContainerId, File, FileId};
 use crate::namespace::container::ContainerNode;
+use crate::namespace::gone::LetGo;
 use crate::namespace::listed::Listed;
 use crate::namespace::records::Attributes;
 use crate::namespace::trust::Trust;
@@ -201,8 +204,10 @@ impl Node {
 /// All inodes of a mount.
 #[derive(Debug)]
 pub struct Tree {
-    nodes: HashMap<Ino, Node>,
+    pub(super) nodes: HashMap<Ino, Node>,
     next: u64,
+    /// Told of versions that no inode stands for any more.
+    pub(super) let_go: Option<UnboundedSender<LetGo>>,
     /// Live containers by id.
     pub containers: HashMap<ContainerId, Ino>,
     /// When the list of containers was asked for that the root comes from.
@@ -230,6 +235,7 @@ impl Tree {
         Self {
             nodes: HashMap::from([(ROOT, root)]),
             next: ROOT.0 + 1,
+            let_go: None,
             containers: HashMap::new(),
             listed: None,
             has_unread: false,
@@ -369,41 +375,6 @@ impl Tree {
         self.insert(parent, name, Kind::Directory(node))
     }
 
-    /// Takes `ino` out of its directory; it is dropped once nobody refers to it.
-    pub fn unlink(&mut self, ino: Ino) {
-        let Some(node) = self.nodes.get_mut(&ino) else { return };
-        if !node.linked {
-            return;
-        }
-        node.linked = false;
-        let (parent, name) = (node.parent, node.name.clone());
-        let forget_id = match &node.kind {
-            Kind::File(file) => file.id().cloned().map(|id| (file.container, id)),
-            _ => None,
-        };
-        let forget_directory = match &node.kind {
-            Kind::Directory(directory) => Some((directory.container, directory.path.clone())),
-            _ => None,
-        };
-        if let Kind::Container(container) = &node.kind {
-            let id = container.container.id.clone();
-            self.containers.remove(&id);
-        }
-        self.detach(parent, &name, ino);
-        if let Some((container, id)) = forget_id
-            && let Some(container) = self.container_mut(container)
-            && container.files.get(&id) == Some(&ino)
-        {
-            container.files.remove(&id);
-        }
-        if let Some((container, path)) = forget_directory
-            && let Some(container) = self.container_mut(container)
-        {
-            container.directories.remove(&path);
-        }
-        self.reap(ino);
-    }
-
     /// Whether an inode has a name.
     pub fn is_linked(&self, ino: Ino) -> bool {
         self.nodes.get(&ino).is_some_and(|node| node.linked)
@@ -445,8 +416,7 @@ impl Tree {
     /// Records which version on the server a file stands for.
     pub fn set_server(&mut self, ino: Ino, file: Arc<File>) {
         let Some(node) = self.file_mut(ino) else { return };
-        let (container, old, new) = (node.container, node.id().cloned(), file.id.clone());
-        node.server = Some(file);
+        let (container, old, new) = (node.container, node.server.replace(file.clone()), file.id.clone());
         node.settled = false;
         node.seen = None;
         let linked = self.is_linked(ino);
@@ -456,15 +426,16 @@ impl Tree {
             self.unlink(stray);
         }
         if let Some(container) = self.container_mut(container) {
-            if let Some(old) = old
-                && container.files.get(&old) == Some(&ino)
+            if let Some(old) = &old
+                && container.files.get(&old.id) == Some(&ino)
             {
-                container.files.remove(&old);
+                container.files.remove(&old.id);
             }
             if linked {
                 container.files.insert(new, ino);
             }
         }
+        self.lets_go(container, old);
     }
 
     /// No list has shown a version, which was asked for by its id.
@@ -478,36 +449,16 @@ impl Tree {
     /// A file stands for itself from now on, and for no version on the server.
     pub fn forget_server(&mut self, ino: Ino) {
         let Some(node) = self.file_mut(ino) else { return };
-        let (container, old) = (node.container, node.id().cloned());
-        node.server = None;
+        let (container, old) = (node.container, node.server.take());
         node.settled = false;
         node.seen = None;
         node.held = true;
-        if let (Some(container), Some(old)) = (self.container_mut(container), old)
-            && container.files.get(&old) == Some(&ino)
+        if let (Some(container), Some(old)) = (self.container_mut(container), &old)
+            && container.files.get(&old.id) == Some(&ino)
         {
-            container.files.remove(&old);
+            container.files.remove(&old.id);
         }
-    }
-
-    /// The kernel holds `count` references fewer.
-    pub fn forget(&mut self, ino: Ino, count: u64) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.lookups = node.lookups.saturating_sub(count);
-            self.reap(ino);
-        }
-    }
-
-    /// Drops a node that nothing shows, holds open or refers to.
-    pub fn reap(&mut self, ino: Ino) {
-        if let Some(node) = self.nodes.get(&ino)
-            && ino != ROOT
-            && !node.linked
-            && node.lookups == 0
-            && node.handles == 0
-        {
-            self.nodes.remove(&ino);
-        }
+        self.lets_go(container, old);
     }
 
     /// How many inodes there are.
@@ -536,7 +487,7 @@ impl Tree {
         self.changed(parent);
     }
 
-    fn detach(&mut self, parent: Ino, name: &str, ino: Ino) {
+    pub(super) fn detach(&mut self, parent: Ino, name: &str, ino: Ino) {
         let is_directory = self.is_directory(ino);
         if let Some(node) = self.nodes.get_mut(&parent)
             && let Some(children) = node.children_mut()

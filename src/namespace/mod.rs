@@ -4,10 +4,11 @@
 //! what is seen. [`listing`] lays a fetched list over that tree. [`records`] is what this machine remembers
 //! of files that the service has no field for: the name that was asked for, times, modes, directories,
 //! tombstones, uploads that no list has shown. [`container`] is a container in the tree, [`listed`] how old a
-//! list is, [`trust`] how far a model's bytes can be believed.
+//! list is, [`trust`] how far a model's bytes can be believed, [`gone`] what leaves the tree.
 
 mod compact;
 pub mod container;
+pub mod gone;
 pub mod inode;
 pub mod landed;
 pub mod listed;

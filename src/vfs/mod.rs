@@ -5,7 +5,7 @@
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
 //! server's; `promise` makes them durable, `commit` brings them there; `freshness` keeps listings young,
 //! `shown` knows what the kernel may keep of them, `unlisted` asks for what they miss, and `versions` tells a
-//! file from what stood under its id before.
+//! file from what stood under its id before. `evict` takes bytes of what is gone out of the cache.
 
 mod ahead;
 pub mod attr;
@@ -18,6 +18,7 @@ mod discard;
 mod drain;
 mod emptied;
 pub mod error;
+mod evict;
 mod file;
 mod freshness;
 pub mod heartbeat;
@@ -275,7 +276,7 @@ impl Vfs {
         let cache = Cache::open(&config.cache_dir, config.cache_size, config.memory_cache);
         let cache = Arc::new(cache.map_err(|error| unusable(&config.cache_dir, "--cache-dir", &error))?);
         let started = Instant::now();
-        let tree = match &config.container {
+        let mut tree = match &config.container {
             None => {
                 let mut tree = Tree::new();
                 let containers = client.all_containers().await?;
@@ -284,6 +285,7 @@ impl Vfs {
             }
             Some(wanted) => Tree::of_container(find_container(&client, wanted).await?),
         };
+        tokio::spawn(evict::evict(cache.clone(), tree.tell_what_goes()));
         let (invalidations, invalidations_out) = mpsc::unbounded_channel();
         let state = State {
             tree,

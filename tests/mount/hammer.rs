@@ -207,11 +207,12 @@ fn sixty_four_processes_in_one_directory_read_no_wrong_byte_and_leave_nothing_op
         return;
     }
     let seconds = std::env::var("CONTAINERFS_HAMMER").map_or(8, |seconds| seconds.parse().unwrap());
-    for mode in [&[][..], &["--write-back", "--write-back-delay", "100ms"]] {
+    let small_cache = ["--memory-cache", "1MiB", "--cache-size", "8MiB"];
+    let behind = [&["--write-back", "--write-back-delay", "100ms"][..], &small_cache].concat();
+    for mode in [&[][..], &behind] {
         on_openai(|env| {
             let id = env.container("c");
-            let flags =
-                [&["--ttl", "500ms", "--memory-cache", "1MiB", "--cache-size", "8MiB"], mode].concat();
+            let flags = [&["--ttl", "500ms"], mode].concat();
             let mount = env.mount(&flags);
             let idle = held_at_rest(&mount);
             round(env, &mount, &id, "a", (seconds / 4).max(2));
@@ -242,8 +243,20 @@ fn sixty_four_processes_in_one_directory_read_no_wrong_byte_and_leave_nothing_op
             wait_until("no thread is left over", || held(&mount).threads <= idle.threads);
             assert_eq!(mount.unmount(env), (0, 0));
             is_all_there(env, &id, own);
+            empties(env, &flags);
         });
     }
+}
+
+/// What is removed leaves nothing in the cache.
+fn empties(env: &Env, flags: &[&str]) {
+    let mount = env.mount(flags);
+    mount.sh("c", "cat * > /dev/null && rm -f *");
+    wait_until("the cache is empty", || {
+        let told = status(env, &mount);
+        told["cache"]["files"] == 0 && told["cache"]["memory_bytes"] == 0 && told["inodes"] == 2
+    });
+    assert_eq!(mount.unmount(env), (0, 0));
 }
 
 /// The server has the last version of each file of one process, and no other.

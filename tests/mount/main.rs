@@ -16,6 +16,7 @@ mod errors;
 mod flags;
 mod fsx;
 mod gate;
+mod gone;
 mod hammer;
 #[path = "../model/held.rs"]
 #[expect(dead_code, reason = "of the model test")]

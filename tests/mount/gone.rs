@@ -1,0 +1,119 @@
+//! What is gone takes no room: neither memory nor the cache.
+
+use std::fs::{self, File};
+use std::io::Read;
+
+use serde_json::Value;
+
+use crate::env::{Env, Mount, errno, is_missing, noise, on_both_profiles, on_openai, save, wait_until};
+
+fn status(env: &Env, mount: &Mount) -> Value {
+    let told = env.command(&["status", "--json"]).arg(&mount.dir).output().unwrap();
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    told.get(0).unwrap_or(&told).clone()
+}
+
+/// Waits until the cache holds so many files of so many bytes, on disk and in memory.
+fn has_cached(env: &Env, mount: &Mount, files: usize, bytes: usize) {
+    let cached = |what: &str| status(env, mount)["cache"][what].as_u64().unwrap();
+    let mut seen = (0, 0, 0);
+    let whole = (files as u64, bytes as u64, bytes as u64);
+    for _ in 0..300 {
+        mount.names("c");
+        seen = (cached("files"), cached("disk_bytes"), cached("memory_bytes"));
+        if seen == whole {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("the cache holds {seen:?} and not {whole:?}: {}", mount.log());
+}
+
+#[test]
+fn bytes_of_what_is_gone_leave_the_cache_at_once() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        for round in 0..4 {
+            assert_eq!(save(&mount.path("c/again"), &noise(1000 + round)), Ok(()));
+            assert_eq!(save(&mount.path("c/kept~"), &noise(10)), Ok(()));
+            mount.sh("c", "mv again again~; cp again~ again; rm again~");
+        }
+        assert_eq!(save(&mount.path("c/moved"), &noise(2000)), Ok(()));
+        mount.sh("c", "mv moved there");
+        has_cached(env, &mount, 2, 1003 + 2000);
+        let of_model = env.store().put_model_file(&id, "/mnt/data/model", &noise(500));
+        wait_until("the model's file is shown", || mount.names("c").contains(&"model".to_owned()));
+        assert_eq!(fs::read(mount.path("c/model")).unwrap(), noise(500));
+        has_cached(env, &mount, 3, 1003 + 2000 + 500);
+        env.store().delete_file(&id, &of_model);
+        assert_eq!(save(&mount.path("c/open"), &noise(3000)), Ok(()));
+        let mut open = File::open(mount.path("c/open")).unwrap();
+        mount.sh("c", "rm open there");
+        has_cached(env, &mount, 2, 1003 + 3000);
+        let mut read = Vec::new();
+        open.read_to_end(&mut read).unwrap();
+        assert!(read == noise(3000), "who has it open goes on reading");
+        drop(open);
+        has_cached(env, &mount, 1, 1003);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mount = env.mount(&[]);
+        env.emulator.forget_requests();
+        assert!(fs::read(mount.path("c/again")).unwrap() == noise(1003));
+        assert_eq!(env.count(containerfs::emulator::Kind::Content), 0, "what is there stays");
+    });
+}
+
+#[test]
+fn a_container_that_is_gone_leaves_no_inode() {
+    if is_missing("root, who alone can have the kernel forget", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    on_openai(|env| {
+        env.container("stays");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        let before = status(env, &mount)["inodes"].clone();
+        for _ in 0..3 {
+            let id = env.container("c");
+            for name in ["f", "d/g", "d/deep/h"] {
+                env.store().put_model_file(&id, &format!("/mnt/data/{name}"), name.as_bytes());
+            }
+            wait_until("it is shown", || mount.path("c").exists());
+            assert_eq!(mount.sh("c", "cat f d/g d/deep/h; ls -lR > /dev/null"), "fd/gd/deep/h");
+            let mut open = File::open(mount.path("c/d/g")).unwrap();
+            env.store().delete_container(&id);
+            wait_until("the directory goes", || !mount.path("c").exists());
+            let mut read = String::new();
+            open.read_to_string(&mut read).unwrap();
+            assert_eq!(read, "d/g", "its bytes are here");
+            drop(open);
+            wait_until("nothing of it is left", || {
+                fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+                status(env, &mount)["inodes"] == before
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_unsent_in_a_container_that_is_gone_is_named_by_its_path() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "100ms", "--write-back", "--write-back-delay", "1h"]);
+        let before = status(env, &mount)["inodes"].as_u64().unwrap();
+        mount.sh("c", "mkdir -p d/deep; echo precious > d/deep/f; echo other > d/g");
+        env.store().delete_container(&id);
+        wait_until("the directory goes", || !mount.path("c").exists());
+        let open = File::open(mount.path("c/d/g"));
+        assert_eq!(errno(open), libc::ENOENT);
+        // The container, two directories, two files.
+        wait_until("the rest is forgotten", || status(env, &mount)["inodes"].as_u64().unwrap() <= before + 4);
+        assert_eq!(mount.unmount(env), (3, 3));
+        let told = env.command(&["pending", "list"]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert!(told.contains("d/deep/f") && told.contains("d/g"), "{told}");
+        let saved = env.dir.path().join("saved");
+        assert!(env.command(&["pending", "save"]).arg(&saved).output().unwrap().status.success());
+        assert_eq!(fs::read(saved.join(id).join("d/deep/f")).unwrap(), b"precious\n");
+    });
+}
