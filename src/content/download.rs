@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -79,6 +79,8 @@ struct Flight {
     /// The nearest offset that somebody waits for: nobody is woken before it is reached.
     wanted: AtomicU64,
     readers: AtomicUsize,
+    /// Nobody will ask for these bytes again.
+    forgotten: AtomicBool,
     /// That of the most urgent reader.
     priority: Priority,
     /// What is read before its turn.
@@ -325,6 +327,7 @@ impl Downloads {
             progress: watch::Sender::new(Progress::default()),
             wanted: AtomicU64::new(u64::MAX),
             readers: AtomicUsize::new(0),
+            forgotten: AtomicBool::new(false),
             priority: Priority::new(priority::current()),
             pieces: Arc::default(),
             origin: Origin {
@@ -351,6 +354,15 @@ impl Downloads {
         // In the span of whoever asked first, so that the log tells for whom it is.
         tokio::spawn(budget::within(limit, task.run().in_current_span()));
         body
+    }
+
+    /// Nobody will ask for the bytes of a version any more. Who reads them goes on.
+    pub fn forget(&self, container: &ContainerId, file: &api::File) {
+        let key = Key::new(container, file);
+        if let Some(flight) = lock(&self.flights).get(&key) {
+            flight.forgotten.store(true, Ordering::Release);
+        }
+        self.cache.remove(&key);
     }
 
     /// Whether the bytes of a version are here or on their way.
@@ -429,6 +441,9 @@ impl Task {
         }
         // Off the board only now: until the cache has it, a newcomer joins this flight.
         lock(&self.downloads.flights).remove(&self.key);
+        if self.flight.forgotten.load(Ordering::Acquire) {
+            self.downloads.cache.remove(&self.key);
+        }
         let written = self.written;
         self.flight.progress.send_modify(|progress| {
             if outcome.is_ok() {

@@ -141,6 +141,27 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_left_of_a_container_that_was_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut records = Records::open(dir.path()).unwrap();
+        for container in ["stays", "goes"].map(ContainerId::from) {
+            for number in 0..1500 {
+                let id = FileId::from(format!("file_{number}").as_str());
+                records.remember_file(&container, &id, Some(format!("f{number}")), Attributes::default());
+            }
+        }
+        records.forget(&"goes".into());
+        records.forget(&"unknown".into());
+        drop(records);
+        assert!(size(dir.path()) > SMALL);
+        let records = Records::open(dir.path()).unwrap();
+        assert!(records.container(&"goes".into()).is_none());
+        assert_eq!(records.container(&"stays".into()).unwrap().paths.len(), 1500);
+        let left = fs::read_to_string(dir.path().join("records.jsonl")).unwrap();
+        assert!(!left.contains("goes") && left.lines().count() == 1500);
+    }
+
+    #[test]
     fn nothing_is_taken_from_under_another_mount() {
         let dir = tempfile::tempdir().unwrap();
         let container = ContainerId::from("c");

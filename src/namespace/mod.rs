@@ -8,6 +8,7 @@
 
 mod compact;
 pub mod container;
+mod departed;
 pub mod gone;
 pub mod inode;
 pub mod landed;

@@ -4,7 +4,8 @@
 //! nothing, what was deleted here, and whether the server keeps directories. One JSON line a fact is appended
 //! to `records.jsonl` in the state directory of the account; the last line about a thing wins. Appending is
 //! what lets several mounts of one account share the file; each holds a shared lock, so that who is alone can
-//! tell it and write the file anew with what still counts (`compact.rs`).
+//! tell it and write the file anew with what still counts (`compact.rs`). What is known of a container goes when
+//! the container has gone (`departed.rs`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -86,6 +87,14 @@ pub(super) enum Fact {
     Directories {
         kept: bool,
     },
+    Missed {
+        container: ContainerId,
+        /// Seconds since the epoch; none if it is there again.
+        since: Option<i64>,
+    },
+    Departed {
+        container: ContainerId,
+    },
 }
 
 /// The facts about one container.
@@ -104,6 +113,8 @@ pub struct ContainerRecords {
     /// Attributes of directories that were set here, by path below the container; the container's own path
     /// is empty.
     pub directory_attributes: HashMap<String, Attributes>,
+    /// Since when no list has shown the container, in seconds since the epoch.
+    missed: Option<i64>,
 }
 
 impl ContainerRecords {
@@ -131,7 +142,8 @@ impl ContainerRecords {
                 path: path.clone(),
                 attributes: *attributes,
             });
-        files.chain(landed).chain(deleted).chain(directories).chain(attributes)
+        let missed = self.missed.map(|at| Fact::Missed { container: container.clone(), since: Some(at) });
+        files.chain(landed).chain(deleted).chain(directories).chain(attributes).chain(missed)
     }
 }
 
@@ -193,6 +205,11 @@ impl Records {
     /// The facts about `container`, if there are any.
     pub fn container(&self, container: &ContainerId) -> Option<&ContainerRecords> {
         self.containers.get(container)
+    }
+
+    /// Every container that something is known about, and since when no list has shown it.
+    pub(super) fn missed(&self) -> impl Iterator<Item = (&ContainerId, Option<i64>)> {
+        self.containers.iter().map(|(id, records)| (id, records.missed))
     }
 
     /// Every file that was deleted here.
@@ -302,7 +319,7 @@ impl Records {
         self.note(Fact::Directories { kept });
     }
 
-    fn note(&mut self, fact: Fact) {
+    pub(super) fn note(&mut self, fact: Fact) {
         self.append(&fact);
         self.apply(fact);
     }
@@ -372,6 +389,10 @@ impl Records {
                 records.directory_attributes.insert(path, attributes);
             }
             Fact::Directories { kept } => self.directories_kept = Some(kept),
+            Fact::Missed { container, since } => {
+                self.containers.entry(container).or_default().missed = since;
+            }
+            Fact::Departed { container } => _ = self.containers.remove(&container),
         }
     }
 }

@@ -253,6 +253,7 @@ impl Vfs {
         self.delete_after(ino, writer, to, frozen, replaced).await;
         if removed {
             // Removed while it travelled.
+            self.downloads.forget(&to.container, &uploaded);
             self.delete_version(&to.container, &uploaded.id).await;
         }
         Ok(())

@@ -160,6 +160,7 @@ impl Vfs {
                 _ => {}
             }
             let mut state = self.state();
+            state.records.forget(&id);
             state.dead_containers.insert(id);
             state.tree.unlink(ino);
             return Ok(());

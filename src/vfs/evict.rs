@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::content::{Cache, Key};
+use crate::content::download::Downloads;
 use crate::namespace::gone::LetGo;
 
 /// Versions whose bytes are removed in one go.
@@ -15,14 +15,12 @@ const AT_ONCE: usize = 256;
 
 /// Removes the bytes of versions that no inode stands for any more, until the tree goes. Who has one of them open
 /// goes on reading: an inode that is open has not let go.
-pub(super) async fn evict(cache: Arc<Cache>, mut told: UnboundedReceiver<LetGo>) {
+pub(super) async fn evict(downloads: Arc<Downloads>, mut told: UnboundedReceiver<LetGo>) {
     let mut versions = Vec::new();
     while told.recv_many(&mut versions, AT_ONCE).await > 0 {
-        let (cache, gone) = (cache.clone(), std::mem::take(&mut versions));
+        let (downloads, gone) = (downloads.clone(), std::mem::take(&mut versions));
         let removed = tokio::task::spawn_blocking(move || {
-            for (container, file) in gone {
-                cache.remove(&Key::new(&container, &file));
-            }
+            gone.iter().for_each(|(container, file)| downloads.forget(container, file));
         });
         if let Err(error) = removed.await {
             tracing::warn!(%error, "bytes of versions that are gone stay in the cache");

@@ -227,6 +227,7 @@ impl Vfs {
             None => self.client.live_containers(&mut cursors).await.map_err(Error::from).map(|list| {
                 let List { items: mut containers, has_unread } = list;
                 let mut state = self.state();
+                state.records.forget_departed(&containers, false);
                 containers.retain(|container| !state.dead_containers.contains(&container.id));
                 note_unread(&mut state.tree.has_unread, has_unread, "containers");
                 listing::apply_containers(&mut state.tree, &containers, started)

@@ -67,7 +67,7 @@ pub use lookup::Found;
 pub use shown::Reading;
 pub use status::{Capacity, Progress, Status};
 
-use crate::api::{Client, Container, ContainerId, NetworkPolicy};
+use crate::api::{Client, Container, ContainerId, Cursors, List, NetworkPolicy};
 use crate::content::Cache;
 use crate::content::download::Downloads;
 use crate::content::prefetch::Prefetch;
@@ -269,7 +269,7 @@ impl Vfs {
     pub async fn open(client: Client, config: Config) -> Result<Arc<Self>> {
         let state_dir = &config.state_dir;
         crate::private::directory(state_dir).map_err(|error| unusable(state_dir, "--state-dir", &error))?;
-        let records = Records::open(&config.state_dir)?;
+        let mut records = Records::open(&config.state_dir)?;
         let scratch = Scratch::new(&config.scratch)
             .map_err(|error| Error::told(libc::EINVAL, format!("--scratch: {error}")))?;
         let journal = Journal::open(&config.state_dir)?;
@@ -279,13 +279,16 @@ impl Vfs {
         let mut tree = match &config.container {
             None => {
                 let mut tree = Tree::new();
-                let containers = client.all_containers().await?;
+                let List { items: containers, has_unread } =
+                    client.live_containers(&mut Cursors::default()).await?;
+                records.forget_departed(&containers, !has_unread);
                 crate::namespace::listing::apply_containers(&mut tree, &containers, started);
                 tree
             }
             Some(wanted) => Tree::of_container(find_container(&client, wanted).await?),
         };
-        tokio::spawn(evict::evict(cache.clone(), tree.tell_what_goes()));
+        let downloads = Downloads::new(client.clone(), cache);
+        tokio::spawn(evict::evict(downloads.clone(), tree.tell_what_goes()));
         let (invalidations, invalidations_out) = mpsc::unbounded_channel();
         let state = State {
             tree,
@@ -314,7 +317,7 @@ impl Vfs {
             unfinished: Vec::new(),
         };
         let vfs = Arc::new(Self {
-            downloads: Downloads::new(client.clone(), cache),
+            downloads,
             client,
             config,
             state: Mutex::new(state),

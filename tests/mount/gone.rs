@@ -2,7 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::thread;
 
+use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
+use containerfs::emulator::{Fault, FaultRule};
 use serde_json::Value;
 
 use crate::env::{Env, Mount, errno, is_missing, noise, on_both_profiles, on_openai, save, wait_until};
@@ -24,7 +27,7 @@ fn has_cached(env: &Env, mount: &Mount, files: usize, bytes: usize) {
         if seen == whole {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(std::time::Duration::from_millis(20));
     }
     panic!("the cache holds {seen:?} and not {whole:?}: {}", mount.log());
 }
@@ -60,7 +63,28 @@ fn bytes_of_what_is_gone_leave_the_cache_at_once() {
         let mount = env.mount(&[]);
         env.emulator.forget_requests();
         assert!(fs::read(mount.path("c/again")).unwrap() == noise(1003));
-        assert_eq!(env.count(containerfs::emulator::Kind::Content), 0, "what is there stays");
+        assert_eq!(env.count(Content), 0, "what is there stays");
+    });
+}
+
+#[test]
+fn bytes_of_what_is_unlinked_on_its_way_leave_the_cache_too() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "read", &noise(500));
+        let mount = env.mount(&["--ttl", "100ms", "--write-back", "--write-back-delay", "0s"]);
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::Delay { millis: 500 }));
+        env.emulator.faults().inject(FaultRule::once(Content, Fault::Delay { millis: 500 }));
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| fs::read(mount.path("c/read")));
+            assert_eq!(save(&mount.path("c/saved"), &noise(1000)), Ok(()));
+            wait_until("both are on their way", || env.count(Upload) + env.count(Content) == 2);
+            mount.sh("c", "rm read saved");
+            assert!(reader.join().unwrap().unwrap() == noise(500));
+        });
+        wait_until("both are deleted", || env.store().files(&id).is_empty() && env.count(DeleteFile) == 2);
+        has_cached(env, &mount, 0, 0);
+        assert_eq!(mount.unmount(env), (0, 0));
     });
 }
 
@@ -115,5 +139,28 @@ fn what_is_unsent_in_a_container_that_is_gone_is_named_by_its_path() {
         let saved = env.dir.path().join("saved");
         assert!(env.command(&["pending", "save"]).arg(&saved).output().unwrap().status.success());
         assert_eq!(fs::read(saved.join(id).join("d/deep/f")).unwrap(), b"precious\n");
+    });
+}
+
+#[test]
+fn what_is_remembered_of_a_container_goes_with_it() {
+    on_both_profiles(|env| {
+        let stays = env.container("stays");
+        let expires = env.container("expires");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        mount.sh("", "mkdir made && rmdir made");
+        mount.sh("", "for c in stays expires; do mkdir $c/d && echo x > $c/f && chmod 600 $c/f; done");
+        let remembered = || env.notes("records.jsonl").concat();
+        let departed =
+            |id: &str| remembered().contains(&format!("{{\"fact\":\"departed\",\"container\":\"{id}\"}}"));
+        assert!(!departed(&expires) && !departed(&stays));
+        assert_eq!(mount.unmount(env), (0, 0));
+        env.store().expire_container(&expires);
+        let mount = env.mount(&["--ttl", "100ms"]);
+        assert!(departed(&expires) && !departed(&stays));
+        assert_eq!(mount.sh("stays", "stat -c %a f; ls"), "600\nd\nf\n");
+        env.store().expire_container(&stays);
+        wait_until("it is forgotten", || mount.names("").is_empty() && departed(&stays));
+        assert_eq!(mount.unmount(env), (0, 0));
     });
 }

@@ -162,6 +162,8 @@ fn a_control_socket_that_was_out_of_descriptors_is_heard_again() {
         let mount = env.mount(&[]);
         let socket = socket_of(&mount);
         wait_until("the socket answers", || ask(&socket).is_ok_and(|told| told.contains("server")));
+        // Whoever answers has all the descriptors that it begins with.
+        assert!(mount.names("").is_empty());
         let limit = |limit| {
             let daemon = rustix::process::Pid::from_raw(mount.pid());
             rustix::process::prlimit(daemon, rustix::process::Resource::Nofile, limit).unwrap()
