@@ -416,7 +416,8 @@ impl Tree {
     /// Records which version on the server a file stands for.
     pub fn set_server(&mut self, ino: Ino, file: Arc<File>) {
         let Some(node) = self.file_mut(ino) else { return };
-        let (container, old, new) = (node.container, node.server.replace(file.clone()), file.id.clone());
+        let (container, new) = (node.container, file.id.clone());
+        let old = node.server.replace(file);
         node.settled = false;
         node.seen = None;
         let linked = self.is_linked(ino);
