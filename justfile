@@ -16,11 +16,11 @@ test:
 
 # An hour of what `just test` does for seconds: many processes in one directory, fsx amid faults, kills, random operations, hostile input.
 soak:
-    CONTAINERFS_HAMMER=900 cargo test --test mount hammer -- --nocapture
-    CONTAINERFS_FSX=300000 CONTAINERFS_FSX_FAULTS=30000 cargo test --test mount fsx
+    CONTAINERFS_HAMMER=420 cargo test --test mount hammer -- --nocapture
+    CONTAINERFS_FSX=100000 CONTAINERFS_FSX_FAULTS=20000 cargo test --test mount fsx
     CONTAINERFS_KILLS=100 cargo test --test mount kills
     CONTAINERFS_MODEL_CASES=300 cargo test --test model
-    CONTAINERFS_FUZZ=600 cargo test --test fuzz -- --nocapture
+    CONTAINERFS_FUZZ=240 cargo test --test fuzz -- --nocapture
 
 # Kills amid random operations, as many for each kind of server, which loses answers and whose lists lag.
 chaos KILLS='20':
