@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use bytes::Bytes;
-use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE};
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout};
 
 use crate::api::budget;
 use crate::api::client::Client;
+use crate::api::disguise::Disguise;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::Permit;
 use crate::api::pace::enough;
@@ -49,6 +50,8 @@ pub struct Content {
     /// Whether the server takes ranges for this file.
     pub accepts_ranges: bool,
     response: Response,
+    /// What has been looked at already.
+    ahead: Bytes,
     received: u64,
     client: Client,
     /// The number of the connections that it comes over.
@@ -74,6 +77,7 @@ impl Content {
             start: sent.map_or(0, |sent| sent.first),
             accepts_ranges,
             response,
+            ahead: Bytes::new(),
             received: 0,
             client,
             window,
@@ -90,6 +94,9 @@ impl Content {
     /// `CutBody` if the connection breaks or the body is not as long as its header said, `Timeout` if less
     /// than 1 KiB/s moves. Only the time spent waiting here counts.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if !self.ahead.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.ahead)));
+        }
         let begun = Instant::now();
         let left = self.window.saturating_sub(self.waited);
         let Ok(chunk) = timeout(left, self.response.chunk()).await else {
@@ -118,12 +125,42 @@ impl Content {
         }
     }
 
-    /// The error of a body that is announced with another length than the list has told.
-    pub(crate) fn wrong_length(&self, announced: u64) -> Error {
-        self.error(
-            ErrorKind::CutBody,
-            &format!("a body of {announced} bytes is announced, which is not the file's length"),
-        )
+    /// Looks at the beginning of a body whose length nobody has told: it may be none of the bytes of the file at
+    /// `path`.
+    ///
+    /// # Errors
+    /// `Protocol` if it is a page of HTML or an error; those of [`Content::chunk`].
+    pub(crate) async fn see_through(&mut self, path: &str) -> Result<()> {
+        let Some(disguise) = self.disguise(path) else { return Ok(()) };
+        let mut seen = BytesMut::new();
+        let is_all = loop {
+            if seen.len() > disguise.most() {
+                break false;
+            }
+            match self.chunk().await? {
+                Some(chunk) => seen.extend_from_slice(&chunk),
+                None => break true,
+            }
+        };
+        let why = disguise.unmasked(&seen, is_all, self.client.redactor());
+        self.ahead = seen.freeze();
+        why.map_or(Ok(()), |why| Err(self.error(ErrorKind::Protocol, &why)))
+    }
+
+    /// The error of a body that has, or announces, `got` bytes, where the list has told of `expected` bytes of the
+    /// file at `path`.
+    pub(crate) fn wrong_length(&self, expected: u64, got: u64, path: &str) -> Error {
+        match self.disguise(path) {
+            None => self.error(ErrorKind::CutBody, &format!("{got} bytes came of a file of {expected}")),
+            Some(_) => {
+                self.error(ErrorKind::Protocol, "the server sent something else in place of the content")
+            }
+        }
+    }
+
+    fn disguise(&self, path: &str) -> Option<Disguise> {
+        let content_type = self.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        content_type.and_then(|content_type| Disguise::of(content_type, path))
     }
 
     fn error(&self, kind: ErrorKind, message: &str) -> Error {

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod client;
 mod content;
+mod disguise;
 pub mod error;
 mod gate;
 pub mod model;

@@ -432,9 +432,25 @@ fn broken(call: &Call, error: &reqwest::Error) -> Error {
         let message = format!("the server took no request any more: {cause}");
         return Error::new(ErrorKind::CutBody, call.operation, message).retrying(true);
     }
-    let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::CutBody };
-    let message = format!("the connection broke: {cause}");
+    let (kind, message) = if is_garbled(error) {
+        (ErrorKind::Protocol, format!("the reply is not HTTP ({cause}): check the base URL"))
+    } else {
+        let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::CutBody };
+        (kind, format!("the connection broke: {cause}"))
+    };
     Error::new(kind, call.operation, message).retrying(!call.posts()).maybe_happened(call.posts())
+}
+
+/// Whether something came that is no HTTP. It may be the rest of an earlier reply.
+fn is_garbled(error: &reqwest::Error) -> bool {
+    let mut at: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = at {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_parse();
+        }
+        at = error.source();
+    }
+    false
 }
 
 /// The root of an error: the layers above it repeat the URL, whose ids belong in no message.

@@ -48,14 +48,6 @@ pub enum Error {
     /// The local file that holds the bytes cannot be read.
     #[error("reading the cache: {0}")]
     Local(Arc<io::Error>),
-    /// The body is not as long as the list said.
-    #[error("the server sent {got} bytes of a file of {expected}")]
-    Length {
-        /// Bytes that the list promised.
-        expected: u64,
-        /// Bytes that came.
-        got: u64,
-    },
     /// A cut body was taken up again, and what came is another version.
     #[error("the file changed on the server while it was fetched")]
     Changed,
@@ -422,7 +414,7 @@ impl Task {
         let mut resumptions = 0;
         let outcome = loop {
             match self.receive().await {
-                Ok(true) => break self.check_length(),
+                Ok(true) => break Ok(()),
                 Ok(false) => return,
                 Err(Error::Api(error))
                     if error.kind == api::ErrorKind::CutBody && resumptions < RESUMPTIONS =>
@@ -465,12 +457,16 @@ impl Task {
         }
         let (mut at, known) = (content.start, self.written);
         let expected = self.expected();
+        let is_as_told = content.length.is_some() && content.length == self.file.bytes;
+        if expected.is_none() && content.start == 0 && !is_as_told {
+            content.see_through(&self.file.path).await.map_err(api_error)?;
+        }
         // A small body whose length nobody tells is shown when it has turned out to be the right one.
         let hold_back = content.length.is_none() && expected.is_some_and(|expected| expected <= HELD_BACK);
         if let Some(length) = content.length {
             let total = content.start + length;
-            if expected.is_some_and(|expected| expected != total) {
-                return Err(api_error(content.wrong_length(total)));
+            if let Some(expected) = expected.filter(|expected| *expected != total) {
+                return Err(api_error(content.wrong_length(expected, total, &self.file.path)));
             }
             if self.flight.progress.borrow().total.is_some_and(|before| before != total) {
                 return Err(Error::Changed);
@@ -486,7 +482,7 @@ impl Task {
             }
             at += chunk.len() as u64;
             if let Some(expected) = expected.filter(|expected| *expected < at) {
-                return Err(Error::Length { expected, got: at });
+                return Err(api_error(content.wrong_length(expected, at, &self.file.path)));
             }
             if at > most {
                 return Err(Error::Endless(most));
@@ -502,7 +498,13 @@ impl Task {
                 return Ok(false);
             }
         }
-        if at < known { Err(Error::Changed) } else { Ok(true) }
+        if at < known {
+            return Err(Error::Changed);
+        }
+        match expected.filter(|expected| *expected != at) {
+            Some(expected) => Err(api_error(content.wrong_length(expected, at, &self.file.path))),
+            None => Ok(true),
+        }
     }
 
     fn keep(&mut self, bytes: &[u8], hold_back: bool) -> Result<(), Error> {
@@ -547,13 +549,6 @@ impl Task {
     /// The length that can be relied on, if there is one.
     fn expected(&self) -> Option<u64> {
         self.file.bytes.filter(|_| self.file.source == "user")
-    }
-
-    fn check_length(&self) -> Result<(), Error> {
-        match self.expected() {
-            Some(expected) if expected != self.written => Err(Error::Length { expected, got: self.written }),
-            _ => Ok(()),
-        }
     }
 }
 

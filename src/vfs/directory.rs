@@ -165,6 +165,11 @@ impl Vfs {
             state.tree.unlink(ino);
             return Ok(());
         }
+        let place = {
+            let state = self.state();
+            state.tree.container_of(ino).map(|container| (container, state.tree.path(ino)))
+        };
+        place.map_or(Ok(()), |(container, path)| self.settle_aside_from(container, &path))?;
         let mut state = self.state();
         let still_empty = state.tree.get(ino).and_then(|node| node.children()).is_some_and(|c| c.is_empty());
         if !still_empty {

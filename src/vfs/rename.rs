@@ -368,9 +368,10 @@ impl Vfs {
             self.undo(arrived).await;
             return Ok(());
         }
-        let (unwanted, unsent) = {
+        let (unwanted, unsent, container) = {
             let mut guard = self.state();
             let state = &mut *guard;
+            let container = state.tree.container_of(ino);
             if let Some(stands) = target.into_iter().chain(state.tree.child(to, name)).next() {
                 state.clear(stands);
             }
@@ -384,11 +385,12 @@ impl Vfs {
                     unsent.push((file, writer.clone()));
                 }
             }
-            (unwanted, unsent)
+            (unwanted, unsent, container)
         };
         for (file, writer) in &unsent {
             self.settle_writer(*file, writer)?;
         }
+        container.map_or(Ok(()), |container| self.settle_aside_from(container, &new_path))?;
         self.finish(arrived, unwanted).await;
         drop(turns);
         for (file, _) in unsent {

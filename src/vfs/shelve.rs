@@ -188,6 +188,18 @@ impl Vfs {
         self.settle_writer(ino, &writer)
     }
 
+    /// What was moved aside from a directory that goes, or has another name, stays so after a crash too: its old name
+    /// is not to be had any more.
+    pub(super) fn settle_aside_from(&self, container: Ino, directory: &str) -> Result<()> {
+        let inside = format!("{directory}/");
+        let is_from_there = |(of, left): &(Ino, String)| *of == container && left.starts_with(&inside);
+        let shelved: Vec<Ino> = {
+            let state = self.state();
+            state.shelved.iter().filter(|(_, left)| is_from_there(left)).map(|(ino, _)| *ino).collect()
+        };
+        shelved.into_iter().try_for_each(|ino| self.settle_aside(Some(ino)))
+    }
+
     /// The notes of a file say what it is by now, and if it was moved aside just now that it stays so.
     pub(super) fn settle_writer(&self, ino: Ino, writer: &Arc<Writer>) -> Result<()> {
         if writer.stays_aside() { self.promise(ino, writer) } else { self.renew_promise(ino, writer) }

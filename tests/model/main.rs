@@ -235,7 +235,7 @@ impl Run {
                 }
             }
             Step::Rename(directory, _) | Step::Rmdir(directory)
-                if reference.held_may_return_to(directory) || reference.aside_may_return_to(directory) => {}
+                if reference.held_may_return_to(directory) => {}
             Step::Rename(from, to) => {
                 world.expire();
                 // One that is on no server is merely renamed: its upload may be refused all the same.

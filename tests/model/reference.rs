@@ -127,12 +127,6 @@ impl Reference {
         self.aside.push((to.to_owned(), from.to_owned(), self.outcomes(to)));
     }
 
-    /// Whether a crash may bring a file that was moved aside back into a directory.
-    pub(crate) fn aside_may_return_to(&self, directory: &str) -> bool {
-        let inside = format!("{directory}/");
-        self.aside.iter().any(|(_, real, _)| real.starts_with(&inside))
-    }
-
     /// What was moved aside may have its name back, and what was not promised is not there.
     pub(crate) fn crashed(&mut self) {
         self.dropped();
@@ -178,6 +172,8 @@ impl Reference {
         self.directories.remove(path);
         let prefix = format!("{path}/");
         self.files.retain(|path, _| !path.starts_with(&prefix));
+        // What was moved aside from there stays so.
+        self.aside.retain(|(_, real, _)| !real.starts_with(&prefix));
     }
 
     pub(crate) fn may_rename(&self, from: &str, to: &str) -> Expected {

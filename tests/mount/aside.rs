@@ -292,3 +292,36 @@ fn what_was_moved_aside_and_is_written_does_not_claim_what_has_got_its_id() {
     }
     assert!(met > 0, "no note was under way when the other had its id: the test shows nothing");
 }
+
+#[test]
+fn a_directory_that_is_renamed_or_removed_does_not_come_back_with_what_was_moved_aside_from_it() {
+    on_both_profiles(|env| {
+        let deeds = [
+            ("mv d e", vec!["a~", "e"]),
+            ("rmdir d", vec!["a~"]),
+            ("mkdir e && mv -T e d", vec!["a~", "d"]),
+            ("mkdir e && mv d e && rmdir e/d", vec!["a~", "e"]),
+        ];
+        for (number, (deed, left)) in deeds.into_iter().enumerate() {
+            for flags in [&[][..], &LATER] {
+                for saved_before in [true, false] {
+                    let name = format!("c{number}-{}-{saved_before}", flags.len());
+                    env.container(&name);
+                    let mut mount = env.mount(flags);
+                    mount.sh(&name, "mkdir d && printf bytes > d/b");
+                    if saved_before {
+                        mount.unmount(env);
+                        mount = env.mount(flags);
+                    }
+                    mount.sh(&name, &format!("mv d/b a~ && {deed}"));
+                    mount.kill();
+                    drop(mount);
+                    let mount = env.mount(flags);
+                    assert_eq!(mount.names(&name), left, "{name}: {deed}");
+                    assert_eq!(mount.sh(&name, "cat a~; find . -type f"), "bytes./a~\n", "{name}: {deed}");
+                    assert_eq!(mount.unmount(env), (0, 0));
+                }
+            }
+        }
+    });
+}

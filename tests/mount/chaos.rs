@@ -131,18 +131,10 @@ impl Program {
         }
     }
 
-    /// What a kill may bring back, a directory with it, is no part of this.
-    fn is_left_out(&self, deed: &Deed) -> bool {
-        matches!(deed, Deed::Rmdir(directory) if self.reference.aside_may_return_to(directory))
-    }
-
     /// Works until the daemon is gone.
     fn work(&mut self, dir: &Path, killed: &AtomicBool) {
         loop {
             let deed = self.deed();
-            if self.is_left_out(&deed) {
-                continue;
-            }
             let expected = self.expected(&deed);
             let outcome = match &deed {
                 Deed::Look => match self.see(dir) {

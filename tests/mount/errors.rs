@@ -205,6 +205,27 @@ fn a_file_that_goes_is_absent_and_stale_for_who_has_it_open() {
 }
 
 #[test]
+fn a_page_or_an_error_with_200_is_not_taken_for_a_file_of_untold_length() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let error = r#"{"error":{"message":"quota","type":"t","param":null,"code":null}}"#;
+        let headers = [("content-type".to_owned(), "application/json".to_owned())].into();
+        let success = Fault::Status { code: 200, body: Some(error.to_owned()), headers };
+        for (number, fault) in [Fault::Html200, success].into_iter().enumerate() {
+            let path = format!("c/table{number}.csv");
+            let mount = env.mount(&["--ttl", "0s"]);
+            env.inject(Kind::Content, fault);
+            env.store().put_model_file(&id, &format!("/mnt/data/table{number}.csv"), b"a,b\n");
+            assert_eq!(errno(fs::read(mount.path(&path))), libc::EPROTO);
+            assert_eq!(errno(fs::metadata(mount.path(&path))), libc::EPROTO, "it has no length");
+            env.emulator.faults().clear();
+            assert_eq!(fs::read(mount.path(&path)).unwrap(), b"a,b\n");
+            assert_eq!(mount.unmount(env), (0, 0));
+        }
+    });
+}
+
+#[test]
 fn replies_that_are_not_the_apis_are_protocol_errors() {
     on_both_profiles(|env| {
         env.container("c");

@@ -182,3 +182,20 @@ async fn a_gateway_that_gives_up_is_the_servers_error() {
     assert_eq!(retrieve(&url).await.kind, ErrorKind::Server);
     assert_eq!(seen.lock().unwrap().len(), 3);
 }
+
+#[tokio::test]
+async fn what_is_no_http_is_no_reply_of_the_api_but_may_be_the_rest_of_another() {
+    let garbled = ["\0\u{7f}garbage\r\n\r\n", "<html>it worked</html>", "SSH-2.0-OpenSSH_9.2\r\n"];
+    let lengths = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}";
+    let headers = reply("200 OK", &"x-more: more\r\n".repeat(1000), FILE);
+    for reply in garbled.into_iter().chain([lengths, &headers]) {
+        let (url, seen) = canned(vec![reply.to_owned(); 9]);
+        let error = retrieve(&url).await;
+        assert_eq!(error.kind, ErrorKind::Protocol, "{reply:?}: {error}");
+        assert!(seen.lock().unwrap().len() > 1, "{reply:?} is asked for once more");
+        let (url, seen) = canned(vec![reply.to_owned(); 9]);
+        let error = upload(&url).await;
+        assert_eq!(error.kind, ErrorKind::Protocol, "{reply:?}: {error}");
+        assert!(error.may_have_happened && seen.lock().unwrap().len() == 1, "{reply:?}");
+    }
+}

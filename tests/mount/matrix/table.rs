@@ -25,9 +25,9 @@ hang before headers     | ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ok     ETIMEDOU
 hang in the body        | ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ok     ETIMEDOUT    ok     ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT
 cut body                | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          ok           ok           ok
 body too long           | EPROTO       EPROTO       EPROTO       ok     EIO          ok     EIO          EPROTO       EPROTO       EPROTO       EPROTO       ok           EPROTO
-HTML with 200           | EPROTO       EPROTO       EPROTO       ok     EIO          ok     EIO          EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
-JSON of the wrong shape | EPROTO       EPROTO       EPROTO       ok     EIO          ok     EIO          EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
-10 GiB of JSON          | EPROTO       EPROTO       EPROTO       ok     EIO          ok     EIO          EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
+HTML with 200           | EPROTO       EPROTO       EPROTO       ok     EPROTO       ok     EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
+JSON of the wrong shape | EPROTO       EPROTO       EPROTO       ok     EPROTO       ok     EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
+10 GiB of JSON          | EPROTO       EPROTO       EPROTO       ok     EPROTO       ok     EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
 endless list            | EPROTO       EPROTO       EPROTO       ok     -            -      -            -            -            -            -            -            -
 redirect elsewhere      | EPROTO       EPROTO       EPROTO       ok     EPROTO       ok     EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
 expired container       | ENOENT       ESTALE       ESTALE       ok     ESTALE       ok     ESTALE       ESTALE       ESTALE       ENOENT       ENOENT       -            ok
