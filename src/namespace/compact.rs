@@ -145,7 +145,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut records = Records::open(dir.path()).unwrap();
         for container in ["stays", "goes"].map(ContainerId::from) {
-            for number in 0..1500 {
+            for number in 0..3000 {
                 let id = FileId::from(format!("file_{number}").as_str());
                 records.remember_file(&container, &id, Some(format!("f{number}")), Attributes::default());
             }
@@ -156,9 +156,9 @@ mod tests {
         assert!(size(dir.path()) > SMALL);
         let records = Records::open(dir.path()).unwrap();
         assert!(records.container(&"goes".into()).is_none());
-        assert_eq!(records.container(&"stays".into()).unwrap().paths.len(), 1500);
+        assert_eq!(records.container(&"stays".into()).unwrap().paths.len(), 3000);
         let left = fs::read_to_string(dir.path().join("records.jsonl")).unwrap();
-        assert!(!left.contains("goes") && left.lines().count() == 1500);
+        assert!(!left.contains("goes") && left.lines().count() == 3000);
     }
 
     #[test]
