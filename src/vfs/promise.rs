@@ -85,7 +85,13 @@ impl Vfs {
             staging.discard();
             return Ok(());
         }
-        let says = || Some(Meta { closed: false, reason: None, refused: false, ..self.meta(ino, None)? });
+        let says = || {
+            let mut meta = Meta { closed: false, reason: None, refused: false, ..self.meta(ino, None)? };
+            // A POST that is under way is of other bytes, which have a note of their own. Found with these, what it
+            // makes would be nobody's.
+            meta.sent.retain(|sent| sent.sha256.is_some());
+            Some(meta)
+        };
         staging.note(false, says).inspect_err(|_| staging.discard())?;
         Ok(())
     }

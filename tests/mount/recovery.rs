@@ -1,7 +1,7 @@
 //! What the next mount makes of a daemon that died at any step, where the server or the disk makes that hard.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use containerfs::emulator::{Config, Fault, FaultRule, Profile};
 use containerfs::journal::steps::{CLOSED, FAILPOINT};
 use nix::errno::Errno;
 
-use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, save, wait_until};
+use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, on_both_profiles, save, wait_until};
 use crate::steps::{KILLED, TOO_MANY, append, put, shown};
 use crate::tools::Tmpfs;
 
@@ -186,4 +186,37 @@ fn of_two_saves_the_later_one_counts_however_late_the_note_of_the_other_is_writt
     assert_eq!(mount.sh("c", "cat f"), "first second");
     assert_eq!(mount.unmount(&env), (0, 0));
     assert_eq!(env.bytes_on_server(&id, "f"), b"first second");
+}
+
+/// A save whose POST is under way when the file is opened again, to be saved with the same bytes.
+#[test]
+fn what_has_arrived_is_not_taken_for_a_lost_post_of_bytes_that_were_never_closed() {
+    on_both_profiles(|env| {
+        for (number, bytes) in [b"" as &[u8], b"precious"].into_iter().enumerate() {
+            let id = env.container(&format!("c{number}"));
+            let path = format!("c{number}/f");
+            let mut mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+            env.emulator.forget_requests();
+            env.emulator.faults().inject(FaultRule::once(Upload, Fault::Delay { millis: 700 }));
+            let mut file = File::create(mount.path(&path)).unwrap();
+            file.write_all(bytes).unwrap();
+            file.sync_all().unwrap();
+            drop(file);
+            wait_until("it is on its way", || env.count(Upload) == 1);
+            let mut again = File::create(mount.path(&path)).unwrap();
+            again.write_all(bytes).unwrap();
+            wait_until("it has arrived", || env.store().files(&id).len() == 1);
+            thread::sleep(Duration::from_millis(300));
+            mount.kill();
+            drop((again, mount));
+            let mount = env.mount(&["--ttl", "50ms"]);
+            for _ in 0..10 {
+                assert_eq!(mount.names(&format!("c{number}")), ["f"]);
+                assert_eq!(fs::read(mount.path(&path)).unwrap(), bytes);
+                thread::sleep(Duration::from_millis(60));
+            }
+            mount.unmount(env);
+            assert_eq!(env.bytes_on_server(&id, "f"), bytes);
+        }
+    });
 }
