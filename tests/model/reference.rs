@@ -172,8 +172,25 @@ impl Reference {
         self.directories.remove(path);
         let prefix = format!("{path}/");
         self.files.retain(|path, _| !path.starts_with(&prefix));
-        // What was moved aside from there stays so.
-        self.aside.retain(|(_, real, _)| !real.starts_with(&prefix));
+        self.stays_aside(|real| real.starts_with(&prefix));
+    }
+
+    /// What was moved aside from names that are gone stays so; if such a name was a scratch name itself, it has come from
+    /// another, which it gets back.
+    fn stays_aside(&mut self, is_gone: impl Fn(&str) -> bool) {
+        let mut stays: Vec<(String, String, Outcomes)> = Vec::new();
+        for (at, (scratch, real, before)) in self.aside.iter().enumerate() {
+            let mut real = real;
+            for (earlier, further, _) in self.aside[..at].iter().rev() {
+                if is_gone(real) && earlier == real {
+                    real = further;
+                }
+            }
+            if !is_gone(real) {
+                stays.push((scratch.clone(), real.clone(), before.clone()));
+            }
+        }
+        self.aside = stays;
     }
 
     pub(crate) fn may_rename(&self, from: &str, to: &str) -> Expected {
@@ -219,8 +236,7 @@ impl Reference {
         let files = std::mem::take(&mut self.files);
         self.files =
             files.into_iter().map(|(p, held)| (if is_moved(&p) { moved(&p) } else { p }, held)).collect();
-        // What was moved aside from there stays so.
-        self.aside.retain(|(_, real, _)| !is_moved(real));
+        self.stays_aside(is_moved);
         for (scratch, ..) in &mut self.aside {
             if is_moved(scratch) {
                 *scratch = moved(scratch);

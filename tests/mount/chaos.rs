@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::env::{Env, fuse_is_missing, save, wait_until};
+use crate::env::{Env, fuse_is_missing, wait_until};
 use crate::reference::{Bytes, Expected, Reference};
 
 /// Programs at once, each with files of its own in the one directory.
@@ -47,6 +47,8 @@ struct Program {
     next: Option<Deed>,
     /// What the kill has met.
     met: Option<Deed>,
+    /// What it has saved last.
+    saved: Option<Bytes>,
     /// What it did and was told, since the mount before last.
     history: Vec<String>,
     done: usize,
@@ -61,6 +63,7 @@ impl Program {
             reference: Reference::default(),
             next: None,
             met: None,
+            saved: None,
             history: Vec::new(),
             done: 0,
         }
@@ -71,10 +74,15 @@ impl Program {
     }
 
     fn bytes(&mut self) -> Bytes {
+        if let Some(again) = self.saved.clone().filter(|_| self.chance.random_ratio(1, 4)) {
+            return again;
+        }
         // Of many lengths: a server that keeps ids tells two versions apart by nothing else within a second.
         let len = *[0, 1, 20, 700, 9000].choose(&mut self.chance).unwrap();
         let len = if len > 1 { len + self.chance.random_range(0..500) } else { len };
-        Bytes((0..len).map(|_| self.chance.random()).collect())
+        let bytes = Bytes((0..len).map(|_| self.chance.random()).collect());
+        self.saved = Some(bytes.clone());
+        bytes
     }
 
     fn deed(&mut self) -> Deed {
@@ -247,7 +255,16 @@ fn carry_out(dir: &Path, deed: &Deed) -> io::Result<()> {
             file.sync_all()?;
             nix::unistd::close(file).map_err(io::Error::from)
         }
-        Deed::Save(path, bytes) => save(&dir.join(path), &bytes.0).map_err(io::Error::from),
+        Deed::Save(path, bytes) => {
+            // Some are open for a while, empty and then whole.
+            let pause = Duration::from_millis(bytes.0.len() as u64 % 3 * 6);
+            let file = File::create(dir.join(path))?;
+            thread::sleep(pause);
+            let written = file.write_all_at(&bytes.0, 0);
+            thread::sleep(pause);
+            let closed = nix::unistd::close(file).map_err(io::Error::from);
+            written.and(closed)
+        }
         Deed::Append(path, bytes) => change(&dir.join(path), |file| {
             let end = file.metadata()?.len();
             file.write_all_at(&bytes.0, end)
