@@ -202,12 +202,16 @@ impl Program {
         Ok(seen)
     }
 
-    /// After the kill: what was under way has happened, or has not.
-    fn look_after_the_kill(&mut self, dir: &Path) {
+    /// After the kill: what was under way has happened, or has not. It `may_have_failed` before, for a lost answer, on
+    /// a server that had put the bytes in the place of others by then.
+    fn look_after_the_kill(&mut self, dir: &Path, may_have_failed: bool) {
         let mut possible = vec![self.reference.clone()];
         if let Some(met) = self.met.take() {
-            self.note(&met, true);
-            possible.push(self.reference.clone());
+            for succeeded in [true, false].into_iter().take(1 + usize::from(may_have_failed)) {
+                self.reference = possible[0].clone();
+                self.note(&met, succeeded);
+                possible.push(self.reference.clone());
+            }
         }
         possible.iter_mut().for_each(Reference::crashed);
         let mut told = String::new();
@@ -298,13 +302,14 @@ fn chaos(profile: Profile, replace: ReplaceByName, flags: &[&str], seed: u64) {
     let env = Env::of(config);
     let id = env.container("c");
     env.emulator.set_latency(Duration::from_millis(2));
+    let may_have_failed = loses_answers && replace == ReplaceByName::SameId;
     let mut programs: Vec<_> = (0..PROGRAMS).map(|number| Program::new(number, seed)).collect();
     let met = AtomicUsize::new(0);
     for round in 0..kills {
         let mut mount = env.mount(flags);
         let dir = mount.path("c");
         wait_until("renames that were under way are done or not", || !renames_are_under_way(&env));
-        programs.iter_mut().for_each(|program| program.look_after_the_kill(&dir));
+        programs.iter_mut().for_each(|program| program.look_after_the_kill(&dir, may_have_failed));
         for nth in (0..50).filter(|_| loses_answers) {
             for kind in [Kind::Upload, Kind::DeleteFile] {
                 let rule = FaultRule { skip: 20 * nth + 10, ..FaultRule::once(kind, Fault::ResetAfter) };
@@ -333,7 +338,7 @@ fn chaos(profile: Profile, replace: ReplaceByName, flags: &[&str], seed: u64) {
     let mount = env.mount(flags);
     let dir = mount.path("c");
     wait_until("renames that were under way are done or not", || !renames_are_under_way(&env));
-    programs.iter_mut().for_each(|program| program.look_after_the_kill(&dir));
+    programs.iter_mut().for_each(|program| program.look_after_the_kill(&dir, may_have_failed));
     for path in programs.iter().flat_map(|program| program.reference.paths()) {
         if path.ends_with('~') {
             let _ = fs::remove_file(dir.join(&path));
