@@ -3,9 +3,10 @@
 //! What can be answered from memory has a synchronous function whose name ends in `_now` or which returns at
 //! once; everything else is async and may ask the server. One mutex guards the tree and what hangs on it, for
 //! moments only and never across an await. A `writer` holds the bytes of a file that are newer than the
-//! server's; `promise` makes them durable, `commit` brings them there; `freshness` keeps listings young,
-//! `shown` knows what the kernel may keep of them, `unlisted` asks for what they miss, and `versions` tells a
-//! file from what stood under its id before. `evict` takes bytes of what is gone out of the cache.
+//! server's, and `in_use` keeps it while somebody needs it; `promise` makes them durable, `commit` brings them
+//! there; `freshness` keeps listings young, `shown` knows what the kernel may keep of them, `unlisted` asks for
+//! what they miss, and `versions` tells a file from what stood under its id before. `evict` takes bytes of what
+//! is gone out of the cache.
 
 mod ahead;
 pub mod attr;
@@ -22,6 +23,7 @@ mod evict;
 mod file;
 mod freshness;
 pub mod heartbeat;
+mod in_use;
 mod keep_alive;
 mod locate;
 mod lookup;

@@ -5,24 +5,35 @@ use std::sync::Arc;
 
 use crate::journal::{Meta, Staging};
 use crate::namespace::inode::Ino;
+use crate::vfs::in_use::InUse;
 use crate::vfs::writer::Writer;
 use crate::vfs::{Error, Result, Vfs};
 
 impl Vfs {
     /// Sees to it that the bytes of a file are here, as they are.
-    pub(super) async fn bring_here(&self, ino: Ino) -> Result<Arc<Writer>> {
+    pub(super) async fn bring_here(&self, ino: Ino) -> Result<InUse> {
         let writer = self.state().writer(ino)?;
         if writer.len().is_some() { Ok(writer) } else { self.prepare(ino, u64::MAX).await }
     }
 
     /// Sees to it that the bytes of a file are here and may be changed; at most the first `keep` bytes of the
     /// version underneath are needed.
-    pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<Arc<Writer>> {
-        let (writer, container) = {
-            let mut state = self.state();
-            let writer = state.writer(ino)?;
+    pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<InUse> {
+        let writer = self.state().writer(ino)?;
+        let prepared = self.prepare_bytes(ino, &writer, keep).await;
+        if let Err(error) = prepared {
+            drop(writer);
+            drop(self.state().retire_writer(ino));
+            return Err(error);
+        }
+        Ok(writer)
+    }
+
+    async fn prepare_bytes(&self, ino: Ino, writer: &Writer, keep: u64) -> Result<()> {
+        let container = {
+            let state = self.state();
             let container = state.tree.file(ino).and_then(|file| state.tree.container(file.container));
-            (writer, container.map(|container| container.container.id.clone()))
+            container.map(|container| container.container.id.clone())
         };
         let _turn = writer.prepare.lock().await;
         let (staging, fixed, to_be_noted, base) = {
@@ -31,7 +42,7 @@ impl Vfs {
         };
         if let Some(staging) = staging {
             if to_be_noted {
-                self.note_unfinished_again(ino, &writer, &staging)?;
+                self.note_unfinished_again(ino, writer, &staging)?;
             } else if fixed {
                 let copy = Arc::new(self.journal.stage_copy(&staging)?);
                 self.note_unfinished(ino, &copy)?;
@@ -42,7 +53,7 @@ impl Vfs {
                     unneeded.discard();
                 }
             }
-            return Ok(writer.clone());
+            return Ok(());
         }
         let staging = self.journal.stage()?;
         self.note_unfinished(ino, &staging)?;
@@ -64,7 +75,7 @@ impl Vfs {
             drop(inner);
             staging.discard();
         }
-        Ok(writer.clone())
+        Ok(())
     }
 
     /// Bytes that the server has are about to be changed: from now on they are unfinished.

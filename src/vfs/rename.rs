@@ -133,7 +133,7 @@ impl Vfs {
             if state.writers.get(&ino).is_some_and(|present| Arc::ptr_eq(present, &writer)) {
                 writer.inner().generation += 1;
                 drop(state);
-                return Ok((writer, turns));
+                return Ok((Arc::clone(&writer), turns));
             }
         }
     }
@@ -363,15 +363,17 @@ impl Vfs {
             Journey { container, from, to, legs, replaces: Vec::new(), begun }
         };
         let (old_path, new_path) = (journey.from.clone(), journey.to.clone());
+        let container = self.state().tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
+        // First, so that a crash finds either all as it was or all moved.
+        [&old_path, &new_path].into_iter().try_for_each(|path| self.settle_aside_from(container, path))?;
         let mut arrived = self.relocate(journey).await?;
         if resumed.is_some_and(|rename| !self.state().is_as_left(&rename, &arrived.sent_ids(), ino, target)) {
             self.undo(arrived).await;
             return Ok(());
         }
-        let (unwanted, unsent, container) = {
+        let (unwanted, unsent) = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let container = state.tree.container_of(ino);
             if let Some(stands) = target.into_iter().chain(state.tree.child(to, name)).next() {
                 state.clear(stands);
             }
@@ -385,12 +387,13 @@ impl Vfs {
                     unsent.push((file, writer.clone()));
                 }
             }
-            (unwanted, unsent, container)
+            (unwanted, unsent)
         };
         for (file, writer) in &unsent {
             self.settle_writer(*file, writer)?;
         }
-        container.map_or(Ok(()), |container| self.settle_aside_from(container, &new_path))?;
+        // By now they have left another path.
+        self.settle_aside_from(container, &new_path)?;
         self.finish(arrived, unwanted).await;
         drop(turns);
         for (file, _) in unsent {

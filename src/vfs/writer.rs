@@ -15,7 +15,7 @@ use crate::namespace::inode::Ino;
 use crate::vfs::emptied::Emptied;
 use crate::vfs::placing::Place;
 use crate::vfs::promise::Closed;
-use crate::vfs::{Error, Result, State, attr};
+use crate::vfs::{Error, State, attr};
 
 /// A file that is being written, or whose bytes are on their way.
 pub(super) struct Writer {
@@ -41,7 +41,9 @@ pub(super) struct Inner {
     pub(super) removed: bool,
     /// The change that could not be sent, and why.
     pub(super) failed: Option<(u64, Error)>,
-    frozen: bool,
+    /// Calls that work with it and have changed nothing yet.
+    pub(super) used_by: usize,
+    pub(super) frozen: bool,
     /// The name that the file gets when what travels has arrived.
     pub(super) placing: Option<Place>,
     /// The present bytes are closed, and a note beside them says so.
@@ -297,6 +299,7 @@ impl Writer {
                 renamed_from: None,
                 due: None,
                 emptied: None,
+                used_by: 0,
             }),
             prepare: tokio::sync::Mutex::new(()),
             travelling: Arc::default(),
@@ -520,18 +523,6 @@ impl State {
         self.writers.get(&ino).and_then(|writer| writer.len())
     }
 
-    /// The writer of a file, made if there is none.
-    pub(super) fn writer(&mut self, ino: Ino) -> Result<Arc<Writer>> {
-        if let Some(writer) = self.writers.get(&ino) {
-            return Ok(writer.clone());
-        }
-        let file = self.tree.file_mut(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
-        file.held = true;
-        let writer = Writer::new(file.server.clone());
-        self.writers.insert(ino, writer.clone());
-        Ok(writer)
-    }
-
     /// Whether a handle that may write has the file open.
     pub(super) fn open_for_writing(&self, ino: Ino) -> bool {
         self.handles.values().any(|handle| handle.ino == ino && handle.writable)
@@ -545,25 +536,5 @@ impl State {
             file.attributes.mtime = Some(now);
             file.attributes.ctime = Some(now);
         }
-    }
-
-    /// Drops a writer that has nothing to say: clean, and open for writing nowhere.
-    pub(super) fn retire_writer(&mut self, ino: Ino) -> Unneeded {
-        let mut unneeded = Unneeded::default();
-        if self.open_for_writing(ino) {
-            return unneeded;
-        }
-        if let Some(writer) = self.writers.get(&ino) {
-            let mut inner = writer.inner();
-            if inner.is_dirty() || inner.frozen {
-                return unneeded;
-            }
-            unneeded.0.extend(inner.take_stagings());
-        }
-        self.writers.remove(&ino);
-        if let Some(file) = self.tree.file_mut(ino) {
-            file.held = false;
-        }
-        unneeded
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
+use containerfs::emulator::{Fault, FaultRule};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::env::{noise, on_both_profiles, on_openai, program_is_missing, save, sha256, wait_until};
@@ -448,5 +449,39 @@ fn who_reads_while_a_file_is_emptied_reads_it_whole_or_empty() {
         });
         assert!(wrote.into_inner());
         drop(mount);
+    });
+}
+
+#[test]
+fn a_reader_that_closes_amid_a_truncation_or_a_rename_takes_no_change_away() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        for (to_length, left) in [(Some(3), "byt"), (Some(8), "bytes\0\0\0"), (None, "bytes")] {
+            for flags in [&[][..], WRITE_BACK] {
+                env.store().put_upload(&id, "f", b"bytes");
+                let mount = env.mount(flags);
+                let path = mount.path("c/f");
+                let reader = File::open(&path).unwrap();
+                env.emulator.forget_requests();
+                env.emulator.faults().inject(FaultRule::once(Content, Fault::Delay { millis: 500 }));
+                thread::scope(|scope| {
+                    let change = scope.spawn(|| match to_length {
+                        Some(length) => nix::unistd::truncate(&path, length).unwrap(),
+                        None => fs::rename(&path, mount.path("c/f~")).unwrap(),
+                    });
+                    wait_until("the bytes are asked for", || env.count(Content) == 1);
+                    drop(reader);
+                    change.join().unwrap();
+                });
+                let name = if to_length.is_some() { "f" } else { "f~" };
+                assert_eq!(fs::read(mount.path("c").join(name)).unwrap(), left.as_bytes(), "{flags:?}");
+                assert_eq!(mount.unmount(env), (0, 0));
+                let mount = env.mount(&[]);
+                assert_eq!(mount.names("c"), [name], "{flags:?}");
+                assert_eq!(mount.sh("c", "cat f*; rm f*"), left, "{flags:?}");
+                assert_eq!(mount.unmount(env), (0, 0));
+                assert!(env.store().files(&id).is_empty());
+            }
+        }
     });
 }
