@@ -106,14 +106,16 @@ impl Tree {
         told
     }
 
-    /// An inode does not stand for a version any more.
+    /// An inode does not stand for a version any more. Another version may have its id.
     pub(super) fn lets_go(&self, container: Ino, version: Option<Arc<File>>) {
         let (Some(let_go), Some(version), Some(container)) =
             (&self.let_go, version, self.container(container))
         else {
             return;
         };
-        if !container.files.contains_key(&version.id) {
+        let stands = container.files.get(&version.id).and_then(|ino| self.file(*ino)?.server.as_deref());
+        let is_same = |now: &File| (now.bytes, now.created_at) == (version.bytes, version.created_at);
+        if !stands.is_some_and(is_same) {
             // Nobody listens any more when the mount ends.
             let _ = let_go.send((container.container.id.clone(), version));
         }
@@ -199,6 +201,9 @@ mod tests {
         let saved = add(&mut tree, container, "old");
         tree.set_server(saved, version("old"));
         assert!(told(&mut gone).is_empty(), "the same version");
+        let longer = File { bytes: Some(4), ..(*version("old")).clone() };
+        tree.set_server(saved, Arc::new(longer));
+        assert_eq!(told(&mut gone), ["old"], "of the same id, and another");
         tree.set_server(saved, version("new"));
         assert_eq!(told(&mut gone), ["old"]);
         tree.forget_server(saved);
