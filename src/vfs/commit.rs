@@ -209,13 +209,13 @@ impl Vfs {
             return Ok(());
         }
         let (uploaded, announced) = match self.already_there(ino, writer, to, frozen, strays).await? {
-            Some(file) => (file, None),
+            Some(there) => there,
             None => match self.post(ino, writer, to, frozen).await {
                 // Undone, a rename that has happened would leave nothing under the real name, where a server
                 // replaces by name.
                 Err(error) if writer.inner().placing.is_some() => {
                     let found = self.already_there(ino, writer, to, frozen, strays).await;
-                    (found.ok().flatten().ok_or(error)?, None)
+                    found.ok().flatten().ok_or(error)?
                 }
                 posted => posted?,
             },
@@ -230,7 +230,7 @@ impl Vfs {
             let mut guard = self.state();
             let state = &mut *guard;
             state.is_wanted_again(&to.container, &uploaded.id);
-            announced.iter().for_each(|announced| announced.has_landed(state));
+            announced.has_landed(state);
             let removed = writer.inner().removed;
             let place = writer.inner().placing.take().filter(|_| !removed);
             let unneeded = place.map(|place| state.place(ino, writer, &place));
@@ -295,7 +295,7 @@ impl Vfs {
         writer: &Writer,
         to: &Destination,
         frozen: &Frozen,
-    ) -> Result<(api::File, Option<Announced>)> {
+    ) -> Result<(api::File, Announced)> {
         let filename = self.filename(&to.container, &to.path).await?;
         let _turn = budget::free(self.names.take(&to.container, &to.path)).await;
         budget::free(self.deleted_before(&to.container, &to.path)).await;
@@ -343,10 +343,11 @@ impl Vfs {
             let sha256 = frozen.staging.sha256()?;
             self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known, at));
         }
-        Ok((sent?, Some(announced)))
+        Ok((sent?, announced))
     }
 
-    /// What a lost POST has left of these very bytes under this very name. What others have left is replaced.
+    /// What a lost POST has left of these very bytes under this very name, as if it had been answered now. What
+    /// others have left is replaced.
     async fn already_there(
         self: &Arc<Self>,
         ino: Ino,
@@ -354,21 +355,31 @@ impl Vfs {
         to: &Destination,
         frozen: &Frozen,
         strays: &mut Vec<FoundVersion>,
-    ) -> Result<Option<api::File>> {
+    ) -> Result<Option<(api::File, Announced)>> {
         let found = self.find_lost(&to.container, &to.path).await?;
         if found.is_empty() {
             return Ok(None);
         }
-        let sha256 = frozen.staging.sha256().inspect_err(|_| self.state().lost_again(&found))?;
+        let sha256 = frozen.staging.sha256()?;
+        let known = {
+            let state = self.state();
+            let container = state.tree.containers.get(&to.container).copied();
+            container.map(|container| state.versions_of(container, &to.path)).unwrap_or_default()
+        };
+        let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         let mut ours = None;
         let mut state = self.state();
-        for version in found {
+        for mut version in found {
+            if !state.found(&mut version) {
+                continue;
+            }
             if let Some(shown) = version.ino.filter(|shown| *shown != ino) {
                 state.tree.unlink(shown);
             }
             // What is about to be deleted, as an earlier mount had it, is nobody's.
             let is_going = state.records.is_buried(&to.container, &version.file.id);
             if ours.is_none() && version.lost.sha256 == sha256 && !is_going {
+                announced.answered(&mut state, &version.file.id);
                 ours = Some((*version.file).clone());
                 version.strike_out();
             } else {
@@ -376,7 +387,8 @@ impl Vfs {
                 strays.push(version);
             }
         }
-        Ok(ours)
+        drop(state);
+        Ok(ours.map(|ours| (ours, announced)))
     }
 
     /// Whether the version that the writer saw is still there and has these very bytes, by a list fetched

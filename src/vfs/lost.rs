@@ -86,7 +86,8 @@ impl FoundVersion {
 
 impl Vfs {
     /// Versions of `path` that lost POSTs have made, by a list fetched for it. Asks nothing if no POST was
-    /// lost. The caller strikes them out.
+    /// lost. No list shows them before the caller says what becomes of each, under the lock under which it takes
+    /// them as found; then it strikes them out.
     ///
     /// # Errors
     /// The server's: as long as it is not known what is there, nothing may be sent again.
@@ -105,12 +106,7 @@ impl Vfs {
         for mut lost in lost {
             for _ in 0..lost.posts.len() {
                 lost.known.extend(found.iter().map(|other| other.file.id.clone()));
-                let version = self.version_of(lost.clone()).await;
-                let version = version.inspect_err(|_| self.state().lost_again(&found));
-                let Some(mut version) = version? else { break };
-                if !self.state().found(&mut version) {
-                    break;
-                }
+                let Some(version) = self.version_of(lost.clone()).await? else { break };
                 found.push(version);
             }
         }
@@ -322,7 +318,7 @@ impl State {
 
     /// What a lost POST has made is known: it is lost no longer, but for the note that says so. False if somebody else
     /// has found it meanwhile, or it has turned out to be another upload's.
-    fn found(&mut self, version: &mut FoundVersion) -> bool {
+    pub(super) fn found(&mut self, version: &mut FoundVersion) -> bool {
         let FoundVersion { file, lost, .. } = version;
         let replaced = self.to_be_replaced();
         let still_lost = |other: &Lost| other.is_same(lost) && self.may_have_made(other, file, &replaced);

@@ -265,8 +265,15 @@ impl Vfs {
     }
 
     /// What an earlier try of a rename has left goes.
-    pub(super) async fn is_nobodys(&self, found: FoundVersion) {
-        found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
+    pub(super) async fn is_nobodys(&self, mut found: FoundVersion) {
+        {
+            let mut state = self.state();
+            if !state.found(&mut found) {
+                return;
+            }
+            state.bury(&found.lost.container, &found.file.id);
+            found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
+        }
         self.delete_version(&found.lost.container, &found.file.id).await;
         found.strike_out();
     }

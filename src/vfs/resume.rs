@@ -249,12 +249,18 @@ impl Vfs {
         copied: Copied,
     ) -> Result<Option<Arc<api::File>>> {
         let mut made = None;
-        for found in self.find_lost(container, &copied.sent.path).await? {
+        for mut found in self.find_lost(container, &copied.sent.path).await? {
             if made.is_some() || Some(&found.lost.sha256) != copied.sent.sha256.as_ref() {
                 self.is_nobodys(found).await;
                 continue;
             }
-            found.ino.iter().for_each(|ino| self.state().tree.unlink(*ino));
+            {
+                let mut state = self.state();
+                if !state.found(&mut found) {
+                    continue;
+                }
+                found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
+            }
             let answered = Copied { made: Some(found.file.id.clone()), ..copied.clone() };
             if let Err(error) = note.write(&answered, true) {
                 self.state().lost_again(&[found]);

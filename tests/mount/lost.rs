@@ -240,3 +240,33 @@ fn what_was_found_is_not_forgotten_when_the_search_for_the_rest_fails() {
     is_shown_once(&env, &id, &["f"]);
     assert_eq!(env.bytes_on_server(&id, "f"), b"newest");
 }
+
+#[test]
+fn what_was_found_of_several_lost_answers_is_never_shown() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Openai);
+    config.quirks.upload_list_lag = Duration::from_millis(700);
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mount = env.mount(&["--ttl", "30ms"]);
+    for bytes in [&b"one"[..], b"second"] {
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+        assert!(save(&mount.path("c/f"), bytes).is_err());
+    }
+    thread::sleep(Duration::from_millis(900));
+    // Of the two that are found the second takes a while.
+    let slow = FaultRule { skip: 1, ..FaultRule::once(Content, Fault::Delay { millis: 700 }) };
+    env.emulator.faults().inject(slow);
+    thread::scope(|scope| {
+        let third = scope.spawn(|| save(&mount.path("c/f"), b"the third"));
+        while !third.is_finished() {
+            assert_eq!(mount.names("c"), ["f"]);
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(third.join().unwrap(), Ok(()));
+    });
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(env.bytes_on_server(&id, "f"), b"the third");
+}
