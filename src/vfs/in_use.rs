@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::namespace::inode::Ino;
 use crate::vfs::writer::{Unneeded, Writer};
-use crate::vfs::{Error, Result, State};
+use crate::vfs::{Error, Result, State, Vfs};
 
 /// A writer that a call works with, which may have no handle of the file. Until it has changed something nothing else
 /// keeps the writer: a reader that closes the file meanwhile would take it away, and the change with it.
@@ -35,6 +35,14 @@ impl Deref for InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         self.0.inner().used_by -= 1;
+    }
+}
+
+impl Vfs {
+    /// A call has failed: unless it or another one has changed something, nobody needs the writer.
+    pub(super) fn let_go(&self, ino: Ino, writer: InUse) {
+        drop(writer);
+        drop(self.state().retire_writer(ino));
     }
 }
 

@@ -20,13 +20,13 @@ impl Vfs {
     /// version underneath are needed.
     pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<InUse> {
         let writer = self.state().writer(ino)?;
-        let prepared = self.prepare_bytes(ino, &writer, keep).await;
-        if let Err(error) = prepared {
-            drop(writer);
-            drop(self.state().retire_writer(ino));
-            return Err(error);
+        match self.prepare_bytes(ino, &writer, keep).await {
+            Ok(()) => Ok(writer),
+            Err(error) => {
+                self.let_go(ino, writer);
+                Err(error)
+            }
         }
-        Ok(writer)
     }
 
     async fn prepare_bytes(&self, ino: Ino, writer: &Writer, keep: u64) -> Result<()> {

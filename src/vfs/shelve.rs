@@ -70,6 +70,22 @@ impl Vfs {
         class: Class,
     ) -> Result<()> {
         let writer = self.bring_here(ino).await?;
+        let shelved = self.shelve_what_is_here(ino, &writer, target, to, name, class).await;
+        if shelved.is_err() {
+            self.let_go(ino, writer);
+        }
+        shelved
+    }
+
+    async fn shelve_what_is_here(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Arc<Writer>,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+        class: Class,
+    ) -> Result<()> {
         let unwanted = self.intend_to_give_way(ino, target, to, name)?;
         let (staging, dirty) = {
             let inner = writer.inner();
@@ -92,7 +108,7 @@ impl Vfs {
             let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let real = (container, state.tree.path(ino));
             let standing = state.standing(target, to, name, ino);
-            let gone = self.give_way(state, ino, &writer, unwanted, standing);
+            let gone = self.give_way(state, ino, writer, unwanted, standing);
             let unneeded = state.put(ino, target, to, name);
             writer.shelved();
             writer.inner().failed = None;
@@ -105,7 +121,7 @@ impl Vfs {
         };
         match class {
             Class::Local => self.settle_aside_later(ino),
-            Class::Deferred => self.commit_in(GRACE, ino, &writer),
+            Class::Deferred => self.commit_in(GRACE, ino, writer),
         }
         drop(unneeded);
         self.delete_given_up(gone).await

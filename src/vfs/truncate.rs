@@ -30,9 +30,14 @@ impl Vfs {
         } else {
             // Of a version that is not here only what stays is fetched, so its length tells nothing now.
             loop {
-                if let Some(done) = self.prepare(ino, size).await?.set_len(size) {
-                    done?;
-                    break;
+                let writer = self.prepare(ino, size).await?;
+                match writer.set_len(size) {
+                    Some(Ok(())) => break,
+                    Some(Err(error)) => {
+                        self.let_go(ino, writer);
+                        return Err(error.into());
+                    }
+                    None => {}
                 }
             }
         }

@@ -164,3 +164,18 @@ fn what_is_remembered_of_a_container_goes_with_it() {
         assert_eq!(mount.unmount(env), (0, 0));
     });
 }
+
+#[test]
+fn a_truncation_that_fails_keeps_nothing_of_the_file() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let earlier = env.store().put_upload(&id, "f", b"earlier");
+        let mount = env.mount(&["--ttl", "100ms"]);
+        let path = std::ffi::CString::new(mount.path("c/f").to_str().unwrap()).unwrap();
+        let truncated = nix::unistd::truncate(path.as_c_str(), i64::MAX - 1);
+        assert_eq!(truncated, Err(nix::errno::Errno::EFBIG), "no disk takes that");
+        env.store().delete_file(&id, &earlier);
+        wait_until("what others delete goes", || mount.names("c").is_empty());
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
