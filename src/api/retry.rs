@@ -10,16 +10,24 @@ pub(super) const RETRIES: u32 = 2;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
 
-/// The wait that a reply asks for: `retry-after-ms`, else `Retry-After` in seconds or as a date.
+/// Who asks for more than a day's wait asks for nothing that a clock here has to tell.
+const LONGEST_ASKED: Duration = Duration::from_secs(24 * 3600);
+
+/// The wait that a reply asks for: `retry-after-ms`, else `Retry-After` in seconds or as a date. At most a day.
 pub(super) fn asked(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    told(headers, now).map(|wait| wait.min(LONGEST_ASKED))
+}
+
+fn told(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
+    let wait = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_ASKED);
     if let Some(milliseconds) = text("retry-after-ms").and_then(number) {
-        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+        return Some(wait(milliseconds / 1000.0));
     }
     let after = text("retry-after")?;
     if let Some(seconds) = number(after) {
-        return Duration::try_from_secs_f64(seconds).ok();
+        return Some(wait(seconds));
     }
     let date = httpdate::parse_http_date(after).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -53,6 +61,9 @@ mod tests {
         assert_eq!(wait(&[("retry-after", "Tue, 24 Nov 2026 11:00:00 GMT")]), Some(Duration::ZERO));
         assert_eq!(wait(&[("retry-after", "soon")]), None);
         assert_eq!(wait(&[("retry-after", "-3")]), None);
+        for endless in ["9999999999999999999", "1e300", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(wait(&[("retry-after", endless)]), Some(LONGEST_ASKED));
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(super) fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
     check_machine(args.allow_other)?;
     let mut settings = resolve(args, common, mountpoint)?;
     let json = common.log_format == LogFormat::Json;
+    logging::tell_bugs();
     if args.foreground {
         let _temporary = settings.keep_nothing().context(NO_TEMPORARY)?;
         logging::start(&common.log_level, json, None).context("cannot log")?;

@@ -409,6 +409,18 @@ struct Task {
     ranges: bool,
 }
 
+impl Drop for Task {
+    /// Whoever waits for a flight is told of its end, whatever has ended it.
+    fn drop(&mut self) {
+        if self.flight.progress.borrow().ended.is_some() {
+            return;
+        }
+        lock(&self.downloads.flights).retain(|_, flight| !Arc::ptr_eq(flight, &self.flight));
+        let died = local(io::Error::other("the download has died"));
+        self.flight.progress.send_modify(|progress| progress.ended = Some(Err(died)));
+    }
+}
+
 impl Task {
     async fn run(mut self) {
         let mut resumptions = 0;
@@ -577,3 +589,6 @@ fn local(error: io::Error) -> Error {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -300,6 +300,28 @@ fn a_server_that_is_gone_is_unreachable() {
 }
 
 #[test]
+fn a_wait_longer_than_clocks_tell_is_as_good_as_a_refusal() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        let mount = env.mount(&["--ttl", "1h"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        for wait in ["9999999999999999999", "1e300"] {
+            let headers = [("retry-after".to_owned(), wait.to_owned())].into();
+            let busy = Fault::Status { code: 429, body: None, headers };
+            for kind in [Kind::Content, Kind::Upload] {
+                env.inject(kind, busy.clone());
+            }
+            assert_eq!(errno(fs::read(mount.path("c/f"))), libc::EBUSY);
+            assert_eq!(save(&mount.path("c/g"), wait.as_bytes()), Err(Errno::EBUSY));
+            env.emulator.faults().clear();
+            assert_eq!(save(&mount.path("c/g"), wait.as_bytes()), Ok(()));
+        }
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"bytes");
+    });
+}
+
+#[test]
 fn one_failure_is_not_seen() {
     on_both_profiles(|env| {
         let id = env.container("c");
