@@ -27,6 +27,8 @@ pub struct ContainerNode {
     pub has_unread: bool,
     /// When the list was asked for that the entries come from.
     pub listed: Option<Listed>,
+    /// A list of containers has told of it. One that was asked for before it was made, or lags, doesn't.
+    pub settled: bool,
 }
 
 /// A version that had no content when it was asked for.
@@ -46,7 +48,7 @@ impl Phantom {
 }
 
 impl ContainerNode {
-    /// A container of which no list has been seen.
+    /// A container that a list has told of, whose own list has not been seen.
     pub fn new(container: Container) -> Self {
         Self {
             container,
@@ -57,6 +59,12 @@ impl ContainerNode {
             phantoms: HashMap::new(),
             has_unread: false,
             listed: None,
+            settled: true,
         }
+    }
+
+    /// A container that no list has told of yet.
+    pub fn unlisted(container: Container) -> Self {
+        Self { settled: false, ..Self::new(container) }
     }
 }

@@ -55,8 +55,11 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
     live.sort_by_key(|c| c.created_at);
 
     let alive: HashSet<&ContainerId> = live.iter().map(|c| &c.id).collect();
-    let is_gone = |id: &ContainerId| !alive.contains(id) && (!tree.has_unread || ids.contains(id.as_str()));
-    let gone: Vec<Ino> = tree.containers.iter().filter(|(id, _)| is_gone(id)).map(|(_, ino)| *ino).collect();
+    let may_be_missing = |ino: Ino| tree.has_unread || tree.container(ino).is_some_and(|node| !node.settled);
+    let is_gone = |(id, ino): &(&ContainerId, &Ino)| {
+        !alive.contains(id) && (ids.contains(id.as_str()) || !may_be_missing(**ino))
+    };
+    let gone: Vec<Ino> = tree.containers.iter().filter(is_gone).map(|(_, ino)| *ino).collect();
     for ino in gone {
         changes.displaced.push(ino);
         tree.unlink(ino);
@@ -68,6 +71,7 @@ pub fn apply_containers(tree: &mut Tree, containers: &[Container], started: Inst
             tree.containers.get(&container.id).copied().and_then(|ino| tree.container_mut(ino))
         {
             node.container = container.clone();
+            node.settled = true;
         } else {
             newcomers.push(container);
         }

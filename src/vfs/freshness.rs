@@ -191,9 +191,9 @@ impl Vfs {
                 match flights.get(&which).and_then(WeakShared::upgrade) {
                     Some(flight) => flight,
                     None => {
-                        let flight = self.clone().fly(which.clone()).in_current_span().boxed().shared();
+                        let flight = self.take_off(which.clone()).boxed().shared();
                         flights.extend(flight.downgrade().map(|flight| (which.clone(), flight)));
-                        // A task of its own: a caller that goes away takes nobody else's list with it.
+                        // A caller that goes away takes nobody else's list with it.
                         tokio::spawn(flight.clone());
                         flight
                     }
@@ -218,6 +218,14 @@ impl Vfs {
             Some(since) => listed.asked >= since,
             None => listed.asked >= asked || listed.age() < self.config.ttl,
         })
+    }
+
+    /// Fetches a list in a task of its own, on time of its own: whoever waits for it is told of its end, and has not
+    /// spent what its pages took.
+    fn take_off(self: &Arc<Self>, which: Which) -> impl Future<Output = Result<()>> + use<> {
+        let flight = budget::within(self.client.timeout(), self.clone().fly(which));
+        let landed = tokio::spawn(flight.in_current_span());
+        landed.map(|landed| landed.unwrap_or_else(|_| Err(Error::told(libc::EIO, "a list died on its way"))))
     }
 
     async fn fly(self: Arc<Self>, which: Which) -> Result<()> {

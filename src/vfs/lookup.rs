@@ -175,7 +175,7 @@ impl State {
         let bare = names::safe_component(&container.name, &container.name);
         let free = |name: &str| self.tree.child(ROOT, name).is_none();
         let name = if free(&bare) { bare } else { listing::made_up(&bare, container.id.as_str(), free) };
-        self.tree.insert(ROOT, &name, Kind::Container(Box::new(ContainerNode::new(container))))
+        self.tree.insert(ROOT, &name, Kind::Container(Box::new(ContainerNode::unlisted(container))))
     }
 }
 

@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::thread;
+use std::time::Duration;
 
-use containerfs::emulator::Fault;
-use containerfs::emulator::Kind::{CreateContainer, DeleteContainer, DeleteFile, ListFiles, Upload};
+use containerfs::emulator::Kind::{
+    CreateContainer, DeleteContainer, DeleteFile, ListContainers, ListFiles, Upload,
+};
+use containerfs::emulator::{Fault, FaultRule};
 
 use crate::env::{errno, on_both_profiles, on_openai, program_is_missing, wait_until};
 
@@ -20,6 +24,32 @@ fn mkdir_makes_a_container_and_rmdir_deletes_an_empty_one() {
         fs::remove_file(mount.path("new/f")).unwrap();
         assert_eq!(env.changes_of(|| fs::remove_dir(mount.path("new")).unwrap()), [DeleteContainer]);
         assert!(mount.names("").is_empty());
+    });
+}
+
+#[test]
+fn what_mkdir_makes_stays_when_a_list_from_before_comes_in() {
+    on_openai(|env| {
+        env.container("other");
+        let mount = env.mount(&["--ttl", "300ms"]);
+        thread::sleep(Duration::from_millis(350));
+        assert_eq!(fs::read_dir(&mount.dir).unwrap().count(), 1);
+        env.emulator.forget_requests();
+        env.emulator.faults().inject(FaultRule::once(CreateContainer, Fault::Delay { millis: 700 }));
+        env.emulator.faults().inject(FaultRule::once(ListContainers, Fault::DelayAfter { millis: 900 }));
+        thread::scope(|scope| {
+            let made = scope.spawn(|| fs::create_dir(mount.path("made")));
+            wait_until("it is being made", || env.count(CreateContainer) == 1);
+            thread::sleep(Duration::from_millis(350));
+            let listed = scope.spawn(|| fs::read_dir(&mount.dir).unwrap().count());
+            wait_until("a list is on its way", || env.count(ListContainers) == 1);
+            made.join().unwrap().unwrap();
+            listed.join().unwrap();
+        });
+        fs::write(mount.path("made/f"), "x").unwrap();
+        fs::remove_file(mount.path("made/f")).unwrap();
+        fs::remove_dir(mount.path("made")).unwrap();
+        wait_until("what rmdir removes goes", || !mount.path("made").exists());
     });
 }
 

@@ -223,3 +223,20 @@ fn a_directory_of_files_whose_length_nobody_has_told_is_read_each_time() {
         assert!(reads(&mount) > once, "which has the lengths asked for at once");
     });
 }
+
+#[test]
+fn a_list_may_take_longer_than_the_timeout_while_its_pages_come() {
+    on_openai(|env| {
+        fill(env, 1200);
+        let mount = env.mount(&["--ttl", "1h", "--timeout", "2s"]);
+        env.emulator.set_latency(Duration::from_millis(600));
+        thread::scope(|scope| {
+            for number in 0..8 {
+                let path = mount.path(&format!("c/f{number:03}"));
+                // They join the list at different moments.
+                thread::sleep(Duration::from_millis(150));
+                scope.spawn(move || assert_eq!(fs::metadata(path).map(|found| found.len()).ok(), Some(1)));
+            }
+        });
+    });
+}
