@@ -79,7 +79,7 @@ impl Vfs {
         let Some(writer) = writer else { return Ok(()) };
         // Kept as they are now, whoever opens the file meanwhile.
         let closed = (when == When::Asked).then(|| writer.close());
-        let _turn = budget::free(writer.travelling.lock()).await;
+        let _turn = self.turn(ino, &writer).await;
         if self.scratch_class(&self.state(), ino) == Some(Class::Local) {
             return Ok(());
         }

@@ -28,6 +28,7 @@ mod keep_alive;
 mod locate;
 mod lookup;
 mod lost;
+mod moves;
 mod phantoms;
 mod placing;
 mod prepare;
@@ -206,6 +207,7 @@ pub struct Vfs {
     probing: tokio::sync::Mutex<()>,
     /// Who may send something under a name.
     names: sending::NameTurns,
+    moves: moves::Moves,
     started: Instant,
     since: jiff::Timestamp,
     mount_id: std::sync::OnceLock<u64>,
@@ -332,6 +334,7 @@ impl Vfs {
             invalidations_out: Mutex::new(Some(invalidations_out)),
             probing: tokio::sync::Mutex::new(()),
             names: sending::NameTurns::default(),
+            moves: moves::Moves::default(),
             started,
             since: jiff::Timestamp::now(),
             mount_id: std::sync::OnceLock::new(),

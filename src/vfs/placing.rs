@@ -7,6 +7,7 @@ use crate::api::FileId;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::promise::When;
+use crate::vfs::rename::standing;
 use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Unneeded, Writer};
 use crate::vfs::{Result, State, Vfs};
@@ -70,9 +71,7 @@ impl State {
     /// The versions that a file replaces which is about to be placed.
     pub(super) fn taken_by(&self, ino: Ino, place: &Place) -> Vec<FileId> {
         let mut taken = self.taken_aside(ino, place);
-        for stands in self.standing(place.target, place.to, &place.name, ino) {
-            taken.extend(self.claims(stands));
-        }
+        taken.extend(standing(place.target, ino).into_iter().flat_map(|stands| self.claims(stands)));
         taken
     }
 
@@ -84,7 +83,7 @@ impl State {
             inner.also_replaces(aside);
             inner.renamed_from = None;
         }
-        for stands in self.standing(place.target, place.to, &place.name, ino) {
+        if let Some(stands) = standing(place.target, ino) {
             let claims = self.claims(stands);
             writer.inner().also_replaces(claims);
             self.inherit(stands, writer);

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::api::{ContainerId, FileId, budget};
+use crate::api::{ContainerId, FileId};
 use crate::content::Key;
 use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
-use crate::namespace::names;
+use crate::namespace::{listing, names};
 use crate::vfs::placing::Place;
 use crate::vfs::promise::When;
 use crate::vfs::relocate::{Begun, Journey, Leg};
@@ -102,22 +102,6 @@ impl Vfs {
         }
     }
 
-    /// Waits for what is on its way of these files; nothing sets out until the guards go.
-    async fn turns(&self, files: impl IntoIterator<Item = Ino>) -> Vec<OwnedMutexGuard<()>> {
-        let mut files: Vec<Ino> = files.into_iter().collect();
-        // In one order, whoever waits.
-        files.sort_unstable();
-        files.dedup();
-        let mut turns = Vec::new();
-        for ino in files {
-            let writer = self.state().writers.get(&ino).cloned();
-            if let Some(writer) = writer {
-                turns.push(budget::free(writer.travelling.clone().lock_owned()).await);
-            }
-        }
-        turns
-    }
-
     /// Brings the bytes of a file here that the server has, and counts them as changed. They do not set out
     /// before the turns go, which are those of the file and of what stands where it goes: an upload that is due
     /// would send them under the old name.
@@ -125,10 +109,12 @@ impl Vfs {
         &self,
         ino: Ino,
         target: Option<Ino>,
+        to: Ino,
     ) -> Result<(Arc<Writer>, Vec<OwnedMutexGuard<()>>)> {
+        let files: Vec<Ino> = [ino].into_iter().chain(target).collect();
         loop {
             let writer = self.bring_here(ino).await?;
-            let turns = self.turns([ino].into_iter().chain(target)).await;
+            let turns = self.turns(&files, to).await;
             let state = self.state();
             if state.writers.get(&ino).is_some_and(|present| Arc::ptr_eq(present, &writer)) {
                 writer.inner().generation += 1;
@@ -146,7 +132,29 @@ impl Vfs {
         name: &str,
         begun: Option<Begun>,
     ) -> Result<()> {
-        let turns = self.turns([ino].into_iter().chain(target)).await;
+        // What a list tells meanwhile does not take it away, and what is saved waits.
+        let held = {
+            let mut state = self.state();
+            let is_there = state.tree.file(ino).is_some_and(|file| file.server.is_some());
+            if is_there { Some(state.writer(ino)?) } else { None }
+        };
+        let renamed = self.rename_held(ino, target, to, name, begun).await;
+        if let Some(held) = held {
+            self.let_go(ino, held);
+        }
+        renamed
+    }
+
+    async fn rename_held(
+        self: &Arc<Self>,
+        ino: Ino,
+        target: Option<Ino>,
+        to: Ino,
+        name: &str,
+        begun: Option<Begun>,
+    ) -> Result<()> {
+        let files: Vec<Ino> = [ino].into_iter().chain(target).collect();
+        let turns = self.turns(&files, to).await;
         if self.is_called_off(begun.as_ref(), ino, target).await {
             return Ok(());
         }
@@ -198,7 +206,7 @@ impl Vfs {
             // The bytes come here and wait under the new name: what happens to it next may make a POST
             // needless.
             drop(turns);
-            let (writer, turns) = self.to_be_sent_anew(ino, target).await?;
+            let (writer, turns) = self.to_be_sent_anew(ino, target, to).await?;
             self.rename_unsent(ino, &writer, target, to, name).await?;
             drop(turns);
             return self.save(ino, When::Closed).await;
@@ -216,22 +224,29 @@ impl Vfs {
             self.undo(arrived).await;
             return Ok(());
         }
-        let (replaced, unneeded) = {
+        let placed = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let mut replaced = state.taken_from(ino, &path);
-            for stands in state.standing(target, to, name, ino) {
-                let mut claims = state.claims(stands);
-                claims.retain(|id| !sent.contains(id));
-                if self.is_read_from_the_server(state, stands) {
-                    self.delete_when_read(state, &container, stands, claims);
-                } else {
-                    replaced.append(&mut claims);
+            state.tree.is_linked(ino).then(|| {
+                let mut replaced = state.taken_from(ino, &path);
+                if let Some(stands) = standing(target, ino) {
+                    let mut claims = state.claims(stands);
+                    claims.retain(|id| !sent.contains(id));
+                    if self.is_read_from_the_server(state, stands) {
+                        self.delete_when_read(state, &container, stands, claims);
+                    } else {
+                        replaced.append(&mut claims);
+                    }
                 }
-            }
-            state.leave_directory(ino);
-            let unneeded = state.put(ino, target, to, name);
-            (state.arrived(&mut arrived, replaced), unneeded)
+                state.leave_directory(ino);
+                let unneeded = state.put(ino, target, to, name);
+                (state.arrived(&mut arrived, replaced), unneeded)
+            })
+        };
+        let Some((replaced, unneeded)) = placed else {
+            // Gone with its container.
+            self.undo(arrived).await;
+            return Err(Error::quiet(libc::ESTALE));
         };
         drop(unneeded);
         self.settle_shelved(Some((ino, &path)), &replaced)?;
@@ -250,7 +265,7 @@ impl Vfs {
     ) -> Result<bool> {
         let stays_here = self.scratch.class(name) == Some(Class::Local);
         let unwanted = match stays_here {
-            true => Some(self.intend_to_give_way(ino, target, to, name)?),
+            true => Some(self.intend_to_give_way(ino, target)?),
             false => None,
         };
         let (closed, gone, unneeded) = {
@@ -258,9 +273,9 @@ impl Vfs {
             let state = &mut *guard;
             let path = state.tree.path_in(to, name);
             let from = state.shelved_from(ino).unwrap_or_else(|| state.tree.path(ino));
-            let standing: Vec<Ino> = state.standing(target, to, name, ino).collect();
+            let standing = standing(target, ino);
             let gone = match unwanted {
-                Some(unwanted) => self.give_way(state, ino, writer, unwanted, standing.iter().copied()),
+                Some(unwanted) => self.give_way(state, ino, writer, unwanted, standing),
                 None => {
                     let stood = standing.iter().flat_map(|stands| state.claims(*stands));
                     let replaces: Vec<FileId> =
@@ -269,7 +284,7 @@ impl Vfs {
                     None
                 }
             };
-            standing.iter().for_each(|stands| state.inherit(*stands, writer));
+            standing.into_iter().for_each(|stands| state.inherit(stands, writer));
             {
                 let mut inner = writer.inner();
                 inner.renamed_from.get_or_insert(from);
@@ -339,8 +354,9 @@ impl Vfs {
         name: &str,
         begun: Option<Begun>,
     ) -> Result<()> {
-        let inside: Vec<Ino> = self.state().files_below(ino);
-        let turns = self.turns(inside).await;
+        let moving = self.begin_to_move(ino, to).await;
+        let inside = self.state().files_below(ino);
+        let turns = self.turns_inside(inside).await;
         if self.is_called_off(begun.as_ref(), ino, target).await {
             return Ok(());
         }
@@ -395,7 +411,7 @@ impl Vfs {
         // By now they have left another path.
         self.settle_aside_from(container, &new_path)?;
         self.finish(arrived, unwanted).await;
-        drop(turns);
+        drop((turns, moving));
         for (file, _) in unsent {
             let closed = !self.state().open_for_writing(file);
             // The rename has happened; what became of older bytes was told to whoever closed them, or is in
@@ -406,6 +422,11 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+/// What a rename of `ino` replaces.
+pub(super) fn standing(target: Option<Ino>, ino: Ino) -> Option<Ino> {
+    target.filter(|stands| *stands != ino)
 }
 
 impl State {
@@ -422,27 +443,29 @@ impl State {
         Ok(())
     }
 
-    /// What a rename of `ino` replaces: what stood at the name when it began, and what stands there now, if
-    /// that is something else.
-    pub(super) fn standing(
-        &self,
-        target: Option<Ino>,
-        to: Ino,
-        name: &str,
-        ino: Ino,
-    ) -> impl Iterator<Item = Ino> + use<> {
-        let now = self.tree.child(to, name).filter(|now| target != Some(*now));
-        target.into_iter().chain(now).filter(move |stands| *stands != ino)
-    }
-
-    /// Puts a file under a name; what stands there goes, but for its open handles.
+    /// Puts a file under a name; what stood there when the rename began goes, but for its open handles.
     pub(super) fn put(&mut self, ino: Ino, target: Option<Ino>, to: Ino, name: &str) -> Unneeded {
-        let mut unneeded = Unneeded::default();
-        for stands in self.standing(target, to, name, ino) {
-            unneeded.append(self.make_room(stands));
-        }
+        let unneeded = standing(target, ino).map(|stands| self.make_room(stands)).unwrap_or_default();
+        self.step_aside(to, name, ino);
         self.tree.rename(ino, to, name);
         unneeded
+    }
+
+    /// What a list has shown under a name since a rename to it began is not what that replaces: it stays beside it.
+    fn step_aside(&mut self, to: Ino, name: &str, ino: Ino) {
+        let Some(stands) = self.tree.child(to, name).filter(|stands| *stands != ino) else { return };
+        let Some(file) = self.tree.file(stands) else {
+            // The next list shows it again.
+            self.clear(stands);
+            return;
+        };
+        let (container, id) = (file.container, file.id().cloned());
+        let free = |name: &str| self.tree.child(to, name).is_none();
+        let made_up = listing::made_up(name, id.as_ref().map_or(name, FileId::as_str), free);
+        self.tree.rename(stands, to, &made_up);
+        if let Some(container) = self.tree.container_mut(container) {
+            container.suffixed.extend(id);
+        }
     }
 
     /// Takes away what stands where a renamed file goes; open handles keep it.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -45,11 +45,21 @@ pub struct UnderWay {
     pub seconds: u64,
 }
 
-/// The POSTs of a mount that are under way.
+/// The POSTs of a mount that are under way. They have a lock of their own, the innermost: whoever drops an
+/// [`Announced`] may hold that of the state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sending(Arc<Mutex<Posts>>);
+
 #[derive(Debug, Default)]
-pub(super) struct Sending {
+struct Posts {
     next: u64,
-    posts: HashMap<u64, Post>,
+    under_way: HashMap<u64, Post>,
+}
+
+impl Sending {
+    fn lock(&self) -> MutexGuard<'_, Posts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// POSTs under one name follow each other, whatever files they are of: on a server that replaces by name the later
@@ -84,6 +94,7 @@ impl NameTurns {
 /// A POST is under way for as long as this value lives.
 pub(super) struct Announced {
     vfs: Arc<Vfs>,
+    sending: Sending,
     number: u64,
     sent: Arc<AtomicU64>,
 }
@@ -94,16 +105,17 @@ impl Announced {
         self.sent.clone()
     }
 
-    /// The reply has this id, which may have been that of another version until now.
-    pub(super) fn answered(&self, state: &mut State, id: &FileId) {
-        if let Some(post) = state.sending.posts.get_mut(&self.number) {
+    /// The reply has this id, which may have been that of another version until now. Said under the lock under
+    /// which that one loses it.
+    pub(super) fn answered(&self, _: &mut State, id: &FileId) {
+        if let Some(post) = self.sending.lock().under_way.get_mut(&self.number) {
             post.answered = Some(id.clone());
         }
     }
 
-    /// What the POST has made stands for its file from now on.
-    pub(super) fn has_landed(&self, state: &mut State) {
-        state.sending.posts.remove(&self.number);
+    /// What the POST has made stands for its file from now on: said under the lock under which it does.
+    pub(super) fn has_landed(&self, _: &mut State) {
+        self.sending.lock().under_way.remove(&self.number);
     }
 
     /// What became of the POST, which replaces versions that `replaces` knows, and whether it may have
@@ -129,7 +141,8 @@ impl Announced {
     /// the bytes, what is done to their name from now on is not to be done to that file.
     fn check(&self, id: &FileId, replaces: impl Fn(&FileId) -> bool) -> Result<()> {
         let state = self.vfs.state();
-        let Some(post) = state.sending.posts.get(&self.number) else { return Ok(()) };
+        let posts = self.sending.lock();
+        let Some(post) = posts.under_way.get(&self.number) else { return Ok(()) };
         if post.known.contains(id) || replaces(id) {
             return Ok(());
         }
@@ -148,7 +161,7 @@ impl Announced {
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.vfs.state().sending.posts.remove(&self.number);
+        self.sending.lock().under_way.remove(&self.number);
     }
 }
 
@@ -162,7 +175,7 @@ impl Vfs {
         known: &HashSet<FileId>,
     ) -> Announced {
         let sent = Arc::new(AtomicU64::new(0));
-        let mut state = self.state();
+        let state = self.state();
         let post = Post {
             container: container.clone(),
             path: path.to_owned(),
@@ -173,10 +186,13 @@ impl Vfs {
             begun: Instant::now(),
             sent: sent.clone(),
         };
-        let number = state.sending.next;
-        state.sending.next += 1;
-        state.sending.posts.insert(number, post);
-        Announced { vfs: self.clone(), number, sent }
+        let sending = state.sending.clone();
+        let mut posts = sending.lock();
+        let number = posts.next;
+        posts.next += 1;
+        posts.under_way.insert(number, post);
+        drop(posts);
+        Announced { vfs: self.clone(), sending, number, sent }
     }
 }
 
@@ -189,13 +205,15 @@ impl State {
 
     /// Whether a POST under way has been answered with this id: whatever it stood for before, it is the new file's.
     pub(super) fn is_answer(&self, container: &ContainerId, id: &FileId) -> bool {
-        let mut of_container = self.sending.posts.values().filter(|post| post.container == *container);
+        let posts = self.sending.lock();
+        let mut of_container = posts.under_way.values().filter(|post| post.container == *container);
         of_container.any(|post| post.answered.as_ref() == Some(id))
     }
 
     /// The uploads under way, the oldest first.
     pub(super) fn under_way(&self) -> Vec<UnderWay> {
-        let mut posts: Vec<&Post> = self.sending.posts.values().collect();
+        let known = self.sending.lock();
+        let mut posts: Vec<&Post> = known.under_way.values().collect();
         posts.sort_by_key(|post| post.begun);
         let told = |post: &Post| UnderWay {
             name: self.shown_in(&post.container, &post.path),
@@ -217,7 +235,8 @@ impl State {
                 && !post.known.contains(&file.id)
                 && names::shown_path(file).join("/") == post.path
         };
-        let mut of_container = self.sending.posts.values().filter(|post| post.container == *container);
+        let posts = self.sending.lock();
+        let mut of_container = posts.under_way.values().filter(|post| post.container == *container);
         of_container.any(|post| is_reply(post) || is_unanswered(post))
     }
 }

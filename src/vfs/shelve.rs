@@ -19,6 +19,7 @@ use crate::journal::scratch::Class;
 use crate::namespace::inode::{Ino, Kind, ROOT};
 use crate::namespace::names;
 use crate::vfs::deletions::Unwanted;
+use crate::vfs::rename::standing;
 use crate::vfs::writer::Writer;
 use crate::vfs::{Entry, Error, Result, State, Vfs};
 
@@ -86,7 +87,7 @@ impl Vfs {
         name: &str,
         class: Class,
     ) -> Result<()> {
-        let unwanted = self.intend_to_give_way(ino, target, to, name)?;
+        let unwanted = self.intend_to_give_way(ino, target)?;
         let (staging, dirty) = {
             let inner = writer.inner();
             (inner.staging.clone().ok_or_else(|| Error::quiet(libc::ESTALE))?, inner.is_dirty())
@@ -107,8 +108,7 @@ impl Vfs {
             let state = &mut *guard;
             let container = state.tree.container_of(ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let real = (container, state.tree.path(ino));
-            let standing = state.standing(target, to, name, ino);
-            let gone = self.give_way(state, ino, writer, unwanted, standing);
+            let gone = self.give_way(state, ino, writer, unwanted, standing(target, ino));
             let unneeded = state.put(ino, target, to, name);
             writer.shelved();
             writer.inner().failed = None;
@@ -129,20 +129,14 @@ impl Vfs {
 
     /// Writes down that what stands where a file goes that stays here, under a scratch name, goes with all that the
     /// server has of it. What was moved aside there stays so if that is all that happens.
-    pub(super) fn intend_to_give_way(
-        &self,
-        ino: Ino,
-        target: Option<Ino>,
-        to: Ino,
-        name: &str,
-    ) -> Result<Unwanted> {
+    pub(super) fn intend_to_give_way(&self, ino: Ino, target: Option<Ino>) -> Result<Unwanted> {
         let (container, ids) = {
             let state = self.state();
             let container =
                 state.tree.container_of(ino).and_then(|container| state.tree.container(container));
             let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?.container.id.clone();
-            let standing = state.standing(target, to, name, ino);
-            (container, standing.flat_map(|stands| state.given_up_for(stands, ino)).collect::<Vec<_>>())
+            let stands = standing(target, ino);
+            (container, stands.map(|stands| state.given_up_for(stands, ino)).unwrap_or_default())
         };
         if !ids.is_empty() {
             self.settle_aside(target)?;
@@ -157,12 +151,12 @@ impl Vfs {
         ino: Ino,
         writer: &Writer,
         unwanted: Unwanted,
-        standing: impl Iterator<Item = Ino>,
+        standing: Option<Ino>,
     ) -> Option<Arc<Unwanted>> {
         let unwanted = Arc::new(unwanted);
         unwanted.ids.iter().for_each(|id| state.bury(&unwanted.container, id));
         let mut waits = false;
-        for stands in standing {
+        if let Some(stands) = standing {
             let passed_on = state.claims(stands);
             if state.leaves_to(stands, ino) {
                 writer.inner().also_replaces(passed_on);

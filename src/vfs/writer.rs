@@ -235,12 +235,6 @@ impl Inner {
 #[must_use = "it is dropped after the lock of the state"]
 pub(super) struct Unneeded(Vec<Arc<Staging>>);
 
-impl Unneeded {
-    pub(super) fn append(&mut self, mut others: Self) {
-        self.0.append(&mut others.0);
-    }
-}
-
 impl FromIterator<Arc<Staging>> for Unneeded {
     fn from_iter<I: IntoIterator<Item = Arc<Staging>>>(stagings: I) -> Self {
         Self(stagings.into_iter().collect())

@@ -28,6 +28,7 @@ mod listings;
 mod lost;
 mod matrix;
 mod metrics;
+mod moves;
 mod names;
 mod other_servers;
 mod path;
