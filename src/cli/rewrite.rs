@@ -193,7 +193,7 @@ fn flags_of(command: &clap::Command, options: &str) -> Result<Vec<OsString>> {
     Ok(flags)
 }
 
-/// Puts the flags of the configuration file in, before those that were typed; a flag whose environment
+/// Puts the flags of the configuration file in where those that were typed beat them; a flag whose environment
 /// variable is set stays out. `meant` has been through [`command_line`].
 ///
 /// # Errors
@@ -214,7 +214,9 @@ pub(super) fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(insert(meant, flags))
 }
 
-fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString> {
+/// Of two values of a flag clap takes the last one, but of a global flag the one behind the later word of the
+/// command: what every command shares stands before all words, and a command's own right behind its word.
+fn insert(mut meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString> {
     let root = Cli::command();
     let (mut command, mut at) = (&root, 0);
     let mut prints_content = false;
@@ -235,11 +237,17 @@ fn insert(meant: Vec<OsString>, flags: Vec<(String, OsString)>) -> Vec<OsString>
     }
     let of =
         |command: &clap::Command, long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
-    let accepted =
-        |long: &str| (of(&root, long) || of(command, long)) && !(prints_content && long == "format");
-    let ours = flags.into_iter().filter(|(long, _)| accepted(long)).map(|(_, flag)| flag);
-    let (before, after) = meant.split_at(at + 1);
-    before.iter().cloned().chain(ours).chain(after.iter().cloned()).collect()
+    let (mut shared, mut own) = (Vec::new(), Vec::new());
+    for (long, flag) in flags {
+        if of(&root, &long) {
+            shared.push(flag);
+        } else if of(command, &long) && !(prints_content && long == "format") {
+            own.push(flag);
+        }
+    }
+    meant.splice(at + 1..at + 1, own);
+    meant.splice(1..1, shared);
+    meant
 }
 
 /// The flags of a file, the profile's after the general ones so that they win.
@@ -443,11 +451,11 @@ mod tests {
         };
         assert_eq!(
             with_file("containerfs --config-profile mount containers list --order asc"),
-            "containerfs --config-profile mount containers list --limit=5 --log-level=debug --order asc"
+            "containerfs --log-level=debug --config-profile mount containers list --limit=5 --order asc"
         );
         assert_eq!(
             with_file("containerfs pending save list"),
-            "containerfs pending save --log-level=debug --state-dir=/s list"
+            "containerfs --log-level=debug pending save --state-dir=/s list"
         );
         assert_eq!(with_file("containerfs --help"), "containerfs --help");
         let table: toml::Table = "format = 'json'\nstate-dir = '/s'".parse().unwrap();

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::{Config, Profile};
 
-use crate::env::{is_mounted, on_both_profiles, on_openai, wait_until};
+use crate::env::{Env, is_mounted, on_both_profiles, on_openai, wait_until};
 
 #[test]
 fn owner_group_and_modes_are_those_that_were_asked_for() {
@@ -204,6 +205,26 @@ fn flags_beat_the_environment_which_beats_the_file_whose_profiles_beat_its_top()
 }
 
 #[test]
+fn a_flag_of_every_command_beats_the_file_wherever_it_is_typed() {
+    let env = Env::of(Config::new(Profile::Openai));
+    let config = env.dir.path().join("config.toml");
+    fs::write(&config, "base-url = \"http://127.0.0.1:9/v1\"\nlog-level = \"error\"\n").unwrap();
+    let flag = format!("--base-url={}", env.emulator.base_url());
+    for place in 0..=2 {
+        let mut args = vec!["containers", "list"];
+        args.insert(place, &flag);
+        let mut command = env.command(&args);
+        command.env_remove("OPENAI_BASE_URL").env("CONTAINERFS_CONFIG", &config);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        // The environment loses as well, and still beats the file.
+        let output = command.env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1").output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(env.emulator.requests().len(), 6);
+}
+
+#[test]
 fn a_kernel_without_fuse_is_told_with_what_to_do() {
     if !nix::unistd::geteuid().is_root() || crate::env::program_is_missing("unshare") {
         eprintln!("\n*** SKIPPED: hiding /dev/fuse from a process takes root and unshare ***\n");
@@ -229,7 +250,7 @@ fn a_kernel_without_fuse_is_told_with_what_to_do() {
 
 #[test]
 fn the_configuration_file_holds_the_flags_of_grouped_commands_too() {
-    let env = crate::env::Env::of(containerfs::emulator::Config::new(containerfs::emulator::Profile::Openai));
+    let env = Env::of(Config::new(Profile::Openai));
     let config = env.dir.path().join("flags.toml");
     std::fs::write(&config, "format = \"jsonl\"\nlimit = 2\nname = \"list\"\n").unwrap();
     for name in ["list", "other", "list", "list"] {
