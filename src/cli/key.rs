@@ -9,7 +9,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::args::Common;
 
-/// The key: a file if one is named, else the flag or the environment.
+/// The key: of a file and a key that come from the same place, the file. What a better place beats is no longer in
+/// `common`.
 ///
 /// # Errors
 /// There is none, or its file cannot be read.

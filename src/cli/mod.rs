@@ -91,8 +91,13 @@ pub fn parse(typed: Vec<OsString>) -> Result<(Cli, bool), Refused> {
     let typed = rewrite::command_line(typed).and_then(dotted::joined).map_err(Refused::Words)?;
     let meant = rewrite::with_config_file(typed.clone()).map_err(Refused::Words)?;
     let parsed = without_empty_variables(Cli::command()).try_get_matches_from(&meant).and_then(|matches| {
-        let is_flag = matches.value_source("api_key") == Some(ValueSource::CommandLine);
-        let cli = Cli::from_arg_matches(&matches)?;
+        let source_of = |flag| matches.value_source(flag);
+        let is_flag = source_of("api_key") == Some(ValueSource::CommandLine);
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if source_of("api_key") > source_of("api_key_file") {
+            // A key that was typed beats the file that the environment names.
+            cli.common.api_key_file = None;
+        }
         check_mountpoint(&cli, &typed)?;
         Ok((cli, is_flag))
     });

@@ -47,6 +47,9 @@ const PRINTS_CONTENT: &str = "containers:files:content";
 /// Flags that say where the flags come from.
 const OF_THE_FILE: [&str; 2] = ["config", "config-profile"];
 
+/// Flags that give the same thing in two ways: what the better place says in one of them beats the other too.
+const OF_THE_KEY: [&str; 2] = ["api-key", "api-key-file"];
+
 /// Turns `containerfs SOURCE MOUNTPOINT -o …` into `containerfs mount …`, and every `-o` into flags.
 ///
 /// # Errors
@@ -210,7 +213,10 @@ pub(super) fn with_config_file(meant: Vec<OsString>) -> Result<Vec<OsString>> {
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let table: toml::Table = text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
     let profile = profile.map(|name| name.to_string_lossy().into_owned());
-    let flags = file_flags(&table, profile.as_deref()).with_context(|| file.display().to_string())?;
+    let mut flags = file_flags(&table, profile.as_deref()).with_context(|| file.display().to_string())?;
+    if OF_THE_KEY.iter().any(|long| value_of(&meant, &format!("--{long}")).is_some()) {
+        flags.retain(|(long, _)| !is_of_the_key(long));
+    }
     Ok(insert(meant, flags))
 }
 
@@ -260,7 +266,10 @@ fn file_flags(table: &toml::Table, profile: Option<&str>) -> Result<Vec<(String,
             Some(found.with_context(|| format!("there is no [profile.{name}]"))?)
         }
     };
+    let key_in_profile =
+        chosen.is_some_and(|chosen: &toml::Table| OF_THE_KEY.iter().any(|long| chosen.contains_key(*long)));
     let general = table.iter().filter(|(name, _)| *name != "profile");
+    let general = general.filter(|(name, _)| !(key_in_profile && is_of_the_key(name)));
     let command = Cli::command();
     let mut flags = Vec::new();
     for (name, value) in general.chain(chosen.into_iter().flatten()) {
@@ -270,12 +279,18 @@ fn file_flags(table: &toml::Table, profile: Option<&str>) -> Result<Vec<(String,
         if OF_THE_FILE.contains(&name.as_str()) {
             bail!("--{name} names a file, and cannot stand in one");
         }
-        if arg.get_env().and_then(from_env).is_some() {
+        let is_set = |arg: &Arg| arg.get_env().and_then(from_env).is_some();
+        let key_is_set = || OF_THE_KEY.iter().filter_map(|long| find(&command, long)).any(is_set);
+        if is_set(arg) || (is_of_the_key(name) && key_is_set()) {
             continue;
         }
         flags.extend(flag(name, value)?.into_iter().map(|flag| (name.clone(), flag)));
     }
     Ok(flags)
+}
+
+fn is_of_the_key(long: &str) -> bool {
+    OF_THE_KEY.contains(&long)
 }
 
 fn flag(name: &str, value: &toml::Value) -> Result<Vec<OsString>> {
@@ -439,6 +454,18 @@ mod tests {
         };
         assert_eq!(mount.ttl.as_secs(), 1);
         assert!(mount.read_only);
+    }
+
+    #[test]
+    fn a_key_of_a_profile_beats_the_general_one_whichever_way_each_is_given() {
+        let longs = |text: &str, profile| {
+            let flags = file_flags(&text.parse().unwrap(), profile).unwrap();
+            flags.into_iter().map(|(long, _)| long).collect::<Vec<_>>()
+        };
+        let text = "api-key-file = '/key'\n[profile.work]\napi-key = 'sk-work'\n[profile.other]\nttl = '1s'";
+        assert_eq!(longs(text, Some("work")), ["api-key"]);
+        assert_eq!(longs(text, Some("other")), ["api-key-file", "ttl"]);
+        assert_eq!(longs("api-key = 'sk'\n[profile.a]\napi-key-file = '/key'", Some("a")), ["api-key-file"]);
     }
 
     #[test]

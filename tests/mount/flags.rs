@@ -225,6 +225,45 @@ fn a_flag_of_every_command_beats_the_file_wherever_it_is_typed() {
 }
 
 #[test]
+fn a_key_from_a_better_place_beats_one_in_a_file_that_is_named_elsewhere() {
+    let mut server = Config::new(Profile::Openai);
+    server.api_key = Some("sk-right".into());
+    let env = Env::of(server);
+    let path = |name: &str| env.dir.path().join(name).to_str().unwrap().to_owned();
+    for (name, text) in [
+        ("right", "sk-right"),
+        ("wrong", "sk-wrong"),
+        ("names-wrong.toml", &format!("api-key-file = {:?}", path("wrong"))),
+        ("names-right.toml", &format!("api-key-file = {:?}", path("right"))),
+        ("wrong.toml", "api-key = \"sk-wrong\""),
+    ] {
+        fs::write(path(name), text).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (right, wrong) = (path("right"), path("wrong"));
+    let (typed_right, typed_file) = ("--api-key=sk-right", format!("--api-key-file={right}"));
+    // What the configuration file, the variables of key and of its file, and the command line say.
+    let cases: [(&str, &str, &str, &[&str]); 8] = [
+        ("names-wrong.toml", "", "", &[typed_right]),
+        ("names-wrong.toml", "sk-right", "", &[]),
+        ("wrong.toml", "", &right, &[]),
+        ("names-right.toml", "", "", &[]),
+        ("names-wrong.toml", "sk-wrong", &wrong, &[typed_right]),
+        ("wrong.toml", "sk-wrong", &wrong, &[&typed_file]),
+        ("wrong.toml", "sk-wrong", &right, &[]),
+        ("wrong.toml", "sk-wrong", &wrong, &["--api-key=sk-wrong", &typed_file]),
+    ];
+    for case in cases {
+        let (config, key, file, flags) = case;
+        let mut command = env.command(&["containers", "list"]);
+        command.args(flags).env("CONTAINERFS_CONFIG", path(config));
+        command.env("OPENAI_API_KEY", key).env("OPENAI_API_KEY_FILE", file);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{case:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn a_kernel_without_fuse_is_told_with_what_to_do() {
     if !nix::unistd::geteuid().is_root() || crate::env::program_is_missing("unshare") {
         eprintln!("\n*** SKIPPED: hiding /dev/fuse from a process takes root and unshare ***\n");
