@@ -13,6 +13,7 @@ use crate::api::client::Client;
 use crate::api::disguise::Disguise;
 use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::Permit;
+use crate::api::model::File;
 use crate::api::pace::enough;
 use crate::api::reply::Sent;
 use crate::api::transport::{Reply, innermost};
@@ -125,12 +126,33 @@ impl Content {
         }
     }
 
-    /// Looks at the beginning of a body whose length nobody has told: it may be none of the bytes of the file at
-    /// `path`.
+    /// Whether this may be the page of a portal or an error, which came with 200: what is known of the file has to
+    /// tell.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.disguise("").is_some()
+    }
+
+    /// Makes sure of what the beginning can tell: that this is the content of `file`.
     ///
     /// # Errors
-    /// `Protocol` if it is a page of HTML or an error; those of [`Content::chunk`].
-    pub(crate) async fn see_through(&mut self, path: &str) -> Result<()> {
+    /// `Protocol` if it is a page of HTML or an error; `CutBody` or `Protocol` if it has not the length of the file;
+    /// those of [`Content::chunk`].
+    pub(crate) async fn check(&mut self, file: &File) -> Result<()> {
+        let total = self.length.map(|length| self.start + length);
+        match (file.reliable_len(), total) {
+            (Some(expected), Some(total)) if total != expected => {
+                Err(self.wrong_length(expected, total, &file.path))
+            }
+            (Some(_), _) => Ok(()),
+            // A length that the list tells as well is no other body's, whoever made the file.
+            (None, _) if self.start > 0 || (self.length.is_some() && self.length == file.bytes) => Ok(()),
+            (None, _) => self.see_through(&file.path).await,
+        }
+    }
+
+    /// Looks at the beginning of a body whose length nobody has told: it may be none of the bytes of the file at
+    /// `path`.
+    async fn see_through(&mut self, path: &str) -> Result<()> {
         let Some(disguise) = self.disguise(path) else { return Ok(()) };
         let mut seen = BytesMut::new();
         let is_all = loop {

@@ -125,6 +125,13 @@ pub struct File {
     pub created_at: i64,
 }
 
+impl File {
+    /// The length in bytes that can be relied on, if there is one (API.md "Objects").
+    pub fn reliable_len(&self) -> Option<u64> {
+        self.bytes.filter(|_| self.source == "user")
+    }
+}
+
 /// The reply to a DELETE; an empty body is one too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -135,6 +135,8 @@ pub(super) fn to_file(common: &Common, container: &ContainerId, file: &FileId, p
     Ok(())
 }
 
+/// Writes the content of a file to `to`; where it looks as if something else had come in its place, the server is
+/// asked what it knows of the file.
 async fn receive(
     client: &Client,
     container: &ContainerId,
@@ -144,10 +146,16 @@ async fn receive(
     careful: bool,
 ) -> Result<()> {
     let mut content = client.content(container, file, &Part::Whole).await?;
+    let mut expected = None;
+    if content.is_suspect() {
+        let known = client.retrieve_file(container, file).await?;
+        content.check(&known).await?;
+        expected = known.reliable_len().map(|len| (len, known.path));
+    }
     if let Some(length) = content.length {
         bar.set_length(length);
     }
-    let mut begun = false;
+    let (mut begun, mut received) = (false, 0);
     while let Some(chunk) = content.chunk().await? {
         if careful && !begun && chunk.contains(&0) {
             bail!(
@@ -155,10 +163,14 @@ async fn receive(
             );
         }
         begun = true;
+        received += chunk.len() as u64;
         to.write_all(&chunk)?;
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
+    if let Some((expected, path)) = expected.filter(|(expected, _)| *expected != received) {
+        return Err(content.wrong_length(expected, received, &path).into());
+    }
     to.flush()?;
     Ok(())
 }

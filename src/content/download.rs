@@ -468,18 +468,12 @@ impl Task {
             self.flight.pieces.offer();
         }
         let (mut at, known) = (content.start, self.written);
-        let expected = self.expected();
-        let is_as_told = content.length.is_some() && content.length == self.file.bytes;
-        if expected.is_none() && content.start == 0 && !is_as_told {
-            content.see_through(&self.file.path).await.map_err(api_error)?;
-        }
+        let expected = self.file.reliable_len();
+        content.check(&self.file).await.map_err(api_error)?;
         // A small body whose length nobody tells is shown when it has turned out to be the right one.
         let hold_back = content.length.is_none() && expected.is_some_and(|expected| expected <= HELD_BACK);
         if let Some(length) = content.length {
             let total = content.start + length;
-            if let Some(expected) = expected.filter(|expected| *expected != total) {
-                return Err(api_error(content.wrong_length(expected, total, &self.file.path)));
-            }
             if self.flight.progress.borrow().total.is_some_and(|before| before != total) {
                 return Err(Error::Changed);
             }
@@ -556,11 +550,6 @@ impl Task {
             });
         }
         Ok(())
-    }
-
-    /// The length that can be relied on, if there is one.
-    fn expected(&self) -> Option<u64> {
-        self.file.bytes.filter(|_| self.file.source == "user")
     }
 }
 

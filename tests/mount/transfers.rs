@@ -121,6 +121,54 @@ fn what_was_there_stays_until_the_whole_content_has_come() {
 }
 
 #[test]
+fn a_page_or_an_error_with_200_replaces_nothing() {
+    let env = env();
+    let id = env.container("c");
+    let error = r#"{"error":{"message":"quota","type":"t","param":null,"code":null}}"#;
+    let answer = |body: &str| {
+        let headers = [("content-type".to_owned(), "application/json".to_owned())].into();
+        Fault::Status { code: 200, body: Some(body.to_owned()), headers }
+    };
+    let fetch = |file: &str, to: &str| {
+        run(&env, &["containers:files:content", "retrieve", &id, file, "--output", to])
+    };
+    let written = env.store().put_model_file(&id, "/mnt/data/report.csv", b"a,b\n");
+    let sent = env.store().put_upload(&id, "report.csv", b"a,b\n");
+    let old = env.dir.path().join("old.csv");
+    fs::write(&old, b"old").unwrap();
+    for (file, fault, told) in [
+        (&written, Fault::Html200, "a page of HTML in place of the content"),
+        (&written, answer(error), "an error in place of the content: quota"),
+        (&sent, Fault::Html200, "something else in place of the content"),
+        (&sent, answer(error), "something else in place of the content"),
+        (&sent, answer(r#"{"detail":"Unauthorized"}"#), "something else in place of the content"),
+    ] {
+        env.inject(Kind::Content, fault.clone());
+        for to in ["old.csv", "-"] {
+            let output = fetch(file, to);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && said.contains(told), "{fault:?}: {said}");
+            assert!(output.stdout.is_empty(), "{fault:?}");
+        }
+        assert_eq!(fs::read(&old).unwrap(), b"old", "{fault:?}");
+        assert_eq!(fs::read_dir(env.dir.path()).unwrap().count(), 1, "the temporary file is gone");
+        env.emulator.faults().clear();
+    }
+    // What looks like an error may be what the file holds: its name or its length says so.
+    let named_so = env.store().put_model_file(&id, "/mnt/data/reply.json", b"");
+    let as_long = env.store().put_upload(&id, "reply", error.as_bytes());
+    env.inject(Kind::Content, answer(error));
+    for file in [&named_so, &as_long] {
+        assert!(fetch(file, "new").status.success());
+        assert_eq!(fs::read_to_string(env.dir.path().join("new")).unwrap(), error);
+    }
+    env.emulator.faults().clear();
+    env.emulator.forget_requests();
+    assert!(fetch(&sent, "new").status.success());
+    assert_eq!(env.emulator.requests().len(), 1, "what looks like content costs nothing more");
+}
+
+#[test]
 fn a_download_that_is_interrupted_leaves_nothing() {
     let env = env();
     let id = env.container("c");
