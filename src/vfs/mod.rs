@@ -441,7 +441,8 @@ async fn find_container(client: &Client, wanted: &str) -> Result<Container> {
     }
     let mut named: Vec<Container> = client.all_containers().await?;
     named.retain(|container| container.is_live() && container.name == wanted);
-    named.into_iter().min_by_key(|container| container.created_at).ok_or_else(|| {
+    // The list is newest first, within a second too: of equal times the last is the oldest, which has the bare name.
+    named.into_iter().rev().min_by_key(|container| container.created_at).ok_or_else(|| {
         Error::told(
             libc::ENOENT,
             format!("there is no live container {wanted:?}: `containerfs containers list` shows them"),

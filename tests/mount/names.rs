@@ -51,6 +51,27 @@ fn one_container_can_be_the_root() {
 }
 
 #[test]
+fn of_containers_of_one_name_and_second_the_one_with_the_bare_name_can_be_the_root() {
+    on_both_profiles(|env| {
+        let made_at =
+            |id: &str| env.store().containers().into_iter().find(|made| made.id == id).unwrap().created_at;
+        let (mut first, mut second) = (env.container("report"), env.container("report"));
+        while made_at(&first) != made_at(&second) {
+            env.store().delete_container(&first);
+            first = std::mem::replace(&mut second, env.container("report"));
+        }
+        for (id, name) in [(&first, "first"), (&second, "second")] {
+            env.store().put_upload(id, name, b"x");
+        }
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names("report"), ["first"]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let mount = env.mount(&["--container", "report"]);
+        assert_eq!(mount.names(""), ["first"]);
+    });
+}
+
+#[test]
 fn the_servers_prefix_is_hidden_and_an_xattr_tells_the_path() {
     if program_is_missing("getfattr") {
         return;
