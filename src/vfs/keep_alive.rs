@@ -41,7 +41,7 @@ impl Asked {
 fn life(container: &Container) -> Duration {
     let minutes = container.expires_after.as_ref().and_then(|expiry| expiry.minutes);
     let told = minutes.and_then(|minutes| u64::try_from(minutes).ok()).filter(|minutes| *minutes > 0);
-    told.map_or(LIFE_MAX, |minutes| Duration::from_secs(minutes * 60)).min(LIFE_MAX)
+    told.map_or(LIFE_MAX, |minutes| Duration::from_secs(minutes.saturating_mul(60))).min(LIFE_MAX)
 }
 
 impl Vfs {
@@ -67,10 +67,10 @@ async fn watch(vfs: Weak<Vfs>) {
             match vfs.client.retrieve_container(&container.id).await {
                 // Nothing brings it back, and asking on would cost a request each time.
                 Ok(found) if !found.is_live() => vfs.gone(&container.id),
-                Ok(_) => tracing::debug!(container = %container.id, "kept alive"),
+                Ok(_) => tracing::debug!(container = ?container.id, "kept alive"),
                 Err(error) => {
                     let error = vfs.noticed(&container.id, error.into());
-                    tracing::warn!(container = %container.id, %error, "a container could not be kept alive");
+                    tracing::warn!(container = ?container.id, %error, "a container could not be kept alive");
                     asked.failed(&container, now);
                 }
             }
@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(asked.due(&container(10), now), now + minutes(5));
         assert_eq!(asked.due(&container(0), now), now + minutes(10), "no life is the longest");
         assert_eq!(asked.due(&container(600), now), now + minutes(10), "nobody lives longer than 20 minutes");
+        assert_eq!(asked.due(&container(1 << 62), now), now + minutes(10), "nor than clocks tell");
     }
 
     #[test]

@@ -72,3 +72,35 @@ fn a_container_that_has_expired_is_not_asked_for_again() {
         assert!(mount.names("").is_empty());
     });
 }
+
+#[test]
+fn a_container_that_claims_to_live_for_ever_or_has_a_hostile_id_does_no_harm() {
+    on_openai(|env| {
+        let answer = |kind: Kind, body: serde_json::Value| {
+            let headers = Default::default();
+            env.inject(kind, Fault::Status { code: 200, body: Some(body.to_string()), headers });
+        };
+        let made = |id: &str, name: &str, minutes: i64| {
+            let life = serde_json::json!({ "anchor": "last_active_at", "minutes": minutes });
+            serde_json::json!({ "id": id, "name": name, "status": "running", "created_at": 1, "expires_after": life })
+        };
+        let hostile = [made("cntr_a", "eternal", 1 << 62), made("cntr_b\nforged", "forger", 1)];
+        answer(
+            Kind::ListContainers,
+            serde_json::json!({ "object": "list", "data": hostile, "has_more": false }),
+        );
+        answer(Kind::ListFiles, serde_json::json!({ "object": "list", "data": [], "has_more": false }));
+        env.status_fault(Kind::RetrieveContainer, 403);
+        let mount = env.mount(&["--keep-alive", "--ttl", "1h"]);
+        let begun = Instant::now();
+        assert!(mount.names("eternal").is_empty() && mount.names("forger").is_empty());
+        while begun.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        wait_until("it is told", || mount.log().contains("could not be kept alive"));
+        assert!(!mount.log().lines().any(|line| line.starts_with("forged")), "{}", mount.log());
+        let requests = env.emulator.requests();
+        let asked = requests.iter().filter(|request| request.path.ends_with("cntr_a"));
+        assert_eq!(asked.count(), 0, "{requests:?}");
+    });
+}
