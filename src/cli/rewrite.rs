@@ -10,36 +10,12 @@ use clap::{Arg, CommandFactory};
 
 use crate::cli::args::Cli;
 
-/// Options of mount(8) itself, which reach us and mean nothing here.
-const OF_MOUNT: [&str; 27] = [
-    "defaults",
-    "rw",
-    "dev",
-    "nodev",
-    "suid",
-    "nosuid",
-    "exec",
-    "noexec",
-    "auto",
-    "noauto",
-    "user",
-    "nouser",
-    "users",
-    "owner",
-    "group",
-    "nofail",
-    "_netdev",
-    "atime",
-    "noatime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "diratime",
-    "nodiratime",
-    "sync",
-    "async",
-    "noiversion",
-];
+/// Options of mount(8) itself, which reach us and mean nothing here; so do those that begin with `x-` or `X-`.
+const OF_MOUNT: &str = "defaults rw auto noauto nofail _netdev _rnetdev \
+    user nouser users nousers owner noowner group nogroup comment uhelper \
+    dev nodev suid nosuid exec noexec symfollow nosymfollow \
+    sync async dirsync mand nomand iversion noiversion silent loud \
+    atime noatime diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime";
 
 /// The command that prints what is no JSON: how replies are printed is nothing to it.
 const PRINTS_CONTENT: &str = "containers:files:content";
@@ -181,7 +157,10 @@ fn flags_of(command: &clap::Command, options: &str) -> Result<Vec<OsString>> {
     for option in options_of(options) {
         let (name, value) =
             option.split_once('=').map_or((&*option, None), |(name, value)| (name, Some(value)));
-        if OF_MOUNT.contains(&name) || name.starts_with("x-") || name.starts_with("comment") {
+        if name == "remount" {
+            bail!("-o remount: a mount cannot be changed while it stands: unmount it, and mount it anew");
+        }
+        if OF_MOUNT.split(' ').any(|known| known == name) || name.to_ascii_lowercase().starts_with("x-") {
             continue;
         }
         let long = if name == "ro" { "read-only".to_owned() } else { name.replace('_', "-") };

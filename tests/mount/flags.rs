@@ -119,6 +119,32 @@ fn options_of_fstab_hold_commas_that_belong_to_a_value() {
 }
 
 #[test]
+fn options_of_mount_itself_are_ignored_and_a_remount_is_refused() {
+    on_openai(|env| {
+        env.container("c");
+        let dir = env.mountpoint();
+        let options = "defaults,rw,auto,noauto,nofail,_netdev,_rnetdev,user,user=me,nouser,users,nousers,owner,noowner,\
+            group,nogroup,comment=why,uhelper=udisks2,x-systemd.automount,x-gvfs-name=a,X-mount.mkdir,dev,nodev,suid,\
+            nosuid,exec,noexec,symfollow,nosymfollow,sync,async,dirsync,mand,nomand,iversion,noiversion,silent,loud,\
+            atime,noatime,diratime,nodiratime,relatime,norelatime,strictatime,nostrictatime,lazytime,nolazytime,\
+            foreground";
+        let command = env.command(&["containerfs", dir.to_str().unwrap(), "-o", options]);
+        let mount = env.start(command, dir);
+        let again = |options| {
+            let output =
+                env.command(&["containerfs"]).arg(&mount.dir).args(["-o", options]).output().unwrap();
+            (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (code, said) = again("ro,relatime,user_id=0,remount");
+        assert!(code == 2 && said.contains("unmount it, and mount it anew"), "{code} {said}");
+        fs::write(mount.path("c/f"), "written").unwrap();
+        let (code, said) = again("nosuch");
+        assert!(code == 2 && said.contains("--nosuch"), "{code} {said}");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
 fn without_deleting_an_overwritten_version_stays() {
     on_openai(|env| {
         let id = env.container("c");

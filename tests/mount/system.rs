@@ -55,7 +55,9 @@ fn mount_8_and_a_line_of_fstab_mount() {
         env.store().put_upload(&id, "f", b"bytes");
         let (mnt, options) = (env.mountpoint(), options(env));
         let fstab = env.dir.path().join("fstab");
-        let common = format!("noauto,_netdev,nofail,x-systemd.automount,allow_other,{options}");
+        let common = format!(
+            "noauto,_netdev,nofail,x-systemd.automount,lazytime,dirsync,nosymfollow,allow_other,{options}"
+        );
         let lines = format!("containerfs {0} fuse.containerfs {common} 0 0\n", mnt.display());
         let one = lines.replace("containerfs /", "report /").replace("noauto", "noauto,ro");
         for (line, args, below, read_only) in [
