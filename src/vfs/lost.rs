@@ -67,6 +67,11 @@ pub(super) fn seconds_at(then: Instant) -> i64 {
     attr::now() / NANOS - i64::try_from(then.elapsed().as_secs()).unwrap_or(i64::MAX)
 }
 
+/// The same in nanoseconds.
+fn nanos_at(then: Instant) -> i64 {
+    attr::now().saturating_sub(i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX))
+}
+
 /// A version that a lost POST has made.
 pub(super) struct FoundVersion {
     /// What shows it, if anything does.
@@ -132,10 +137,18 @@ impl Vfs {
                 }
                 Err(_) => continue,
             };
+            let Ok(has_taken_a_place) = self.has_taken_a_place(&found.lost).await else { continue };
             {
                 let mut guard = self.state();
                 let state = &mut *guard;
-                if state.is_unsent(&container, &found.lost.path) || !state.found(&mut found) {
+                if state.is_unsent(&container, &found.lost.path) {
+                    continue;
+                }
+                if has_taken_a_place {
+                    state.is_a_strangers(&found.lost, &found.file.id);
+                    continue;
+                }
+                if !state.found(&mut found) {
                     continue;
                 }
                 state.bury(&container, &found.file.id);
@@ -152,6 +165,16 @@ impl Vfs {
                 }
             }
         }
+    }
+
+    /// Whether the server has put what lost POSTs have made in the place of what stood there: deleted, it would leave
+    /// nothing under the name.
+    ///
+    /// # Errors
+    /// The server's: as long as it is not known, nothing may go.
+    pub(super) async fn has_taken_a_place(&self, lost: &Lost) -> Result<bool> {
+        let stood: Vec<FileId> = self.state().stood(lost).cloned().collect();
+        self.have_taken_their_place(&lost.container, &stood).await
     }
 
     /// The version that a lost POST has made, if a list has shown it: same path, same length, same bytes, and
@@ -360,8 +383,13 @@ impl State {
         self.lost.retain(|lost| !lost.posts.is_empty());
     }
 
+    /// What stood under the path when POSTs were sent that are lost, but for what was deleted here since.
+    fn stood<'a>(&'a self, lost: &'a Lost) -> impl Iterator<Item = &'a FileId> {
+        lost.known.iter().filter(|id| !self.records.is_buried(&lost.container, id))
+    }
+
     /// A version that was withheld is somebody else's after all: the next list shows it.
-    fn is_a_strangers(&mut self, lost: &Lost, id: &FileId) {
+    pub(super) fn is_a_strangers(&mut self, lost: &Lost, id: &FileId) {
         for other in self.lost.iter_mut().filter(|other| other.is_same(lost)) {
             other.known.insert(id.clone());
         }
@@ -380,6 +408,20 @@ impl State {
         replaced: &HashSet<FileId>,
     ) {
         let earlier = self.withheld.remove(container).unwrap_or_default();
+        // What has taken the place of all that stood there is what there is, unless its file is shown anyway.
+        let has_taken_a_place = |file: &&api::File| {
+            let made_by: Vec<&Lost> =
+                self.lost_posts(container).filter(|lost| self.may_have_made(lost, file, replaced)).collect();
+            let path = names::shown_path(file);
+            !made_by.is_empty()
+                && made_by.iter().all(|lost| self.stood(lost).next().is_some())
+                && !files.iter().any(|other| other.id != file.id && names::shown_path(other) == path)
+                && !self.is_unsent(container, &path.join("/"))
+                && !made_by.iter().any(|lost| self.has_landed_since(lost))
+        };
+        let taken = files.iter().filter(has_taken_a_place);
+        let taken: Vec<_> = taken.map(|file| (names::shown_path(file).join("/"), file.id.clone())).collect();
+        taken.iter().for_each(|(path, id)| self.not_lost(container, path, id));
         let may_be_ours = |file: &api::File| {
             self.lost_posts(container).any(|lost| self.may_have_made(lost, file, replaced))
         };
@@ -417,6 +459,18 @@ impl State {
         let of_container = self.tree.files().filter(|(_, file)| file.container == container);
         let servers = of_container.filter_map(|(_, file)| file.server.as_deref());
         servers.filter(|file| names::shown_path(file).join("/") == path).map(|file| file.id.clone()).collect()
+    }
+
+    /// Whether the path has a version from later than lost POSTs: a list that shows what they have made may not show
+    /// that yet.
+    fn has_landed_since(&self, lost: &Lost) -> bool {
+        let Some(&container) = self.tree.containers.get(&lost.container) else { return false };
+        let is_later = |landed: Instant| lost.posts.iter().any(|post| nanos_at(landed) >= post.at);
+        let mut of_container = self.tree.files().filter(|(_, file)| file.container == container);
+        of_container.any(|(ino, file)| {
+            let landed = file.size.filter(|_| file.server.is_some() && !file.settled);
+            landed.is_some_and(|(_, landed)| is_later(landed)) && self.tree.path(ino) == lost.path
+        })
     }
 
     /// Whether a path has bytes here that the server doesn't have, or is about to get them, maybe those that a lost

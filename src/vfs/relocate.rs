@@ -162,7 +162,9 @@ impl Vfs {
         sent: Vec<&FileId>,
         first: impl FnOnce(&mut State),
     ) {
-        if sent.is_empty() || self.has_taken_their_place(&rename.container, &rename.replaces).await {
+        // Where nobody says, they stay.
+        let have_taken_a_place = self.have_taken_their_place(&rename.container, &rename.replaces);
+        if sent.is_empty() || have_taken_a_place.await.unwrap_or(true) {
             return;
         }
         {
@@ -207,7 +209,7 @@ impl Vfs {
             let body = self.downloads.fetch(container, &leg.old);
             let len = budget::free_if_ok(body.copy_to(staging.file())).await?;
             for found in self.find_lost(container, &leg.to).await? {
-                self.is_nobodys(found).await;
+                self.is_nobodys(found).await?;
             }
             let filename = self.filename(container, &leg.to).await?;
             let known = {
@@ -265,29 +267,46 @@ impl Vfs {
     }
 
     /// What an earlier try of a rename has left goes.
-    pub(super) async fn is_nobodys(&self, mut found: FoundVersion) {
+    ///
+    /// # Errors
+    /// The server's: it is not known whether it is all that there is under the name.
+    pub(super) async fn is_nobodys(&self, mut found: FoundVersion) -> Result<()> {
+        let has_taken_a_place = self.has_taken_a_place(&found.lost).await?;
         {
             let mut state = self.state();
+            if has_taken_a_place {
+                state.is_a_strangers(&found.lost, &found.file.id);
+                return Ok(());
+            }
             if !state.found(&mut found) {
-                return;
+                return Ok(());
             }
             state.bury(&found.lost.container, &found.file.id);
             found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
         }
         self.delete_version(&found.lost.container, &found.file.id).await;
         found.strike_out();
+        Ok(())
     }
 
     /// Whether the server has put something in the place of versions that stood under a name: there are some, and all
     /// of them are gone.
-    async fn has_taken_their_place(&self, container: &ContainerId, replaced: &[FileId]) -> bool {
+    ///
+    /// # Errors
+    /// The server's: it is not known.
+    pub(super) async fn have_taken_their_place(
+        &self,
+        container: &ContainerId,
+        replaced: &[FileId],
+    ) -> Result<bool> {
         for id in replaced {
-            let there = self.client.retrieve_file(container, id).await.map_err(Error::from);
-            if !there.is_err_and(|error| error.is_gone()) {
-                return false;
+            match self.client.retrieve_file(container, id).await.map_err(Error::from) {
+                Ok(_) => return Ok(false),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
             }
         }
-        !replaced.is_empty()
+        Ok(!replaced.is_empty())
     }
 
     /// What a POST without an answer has made, if the server has put it in the place of what stood there: undone, the
@@ -299,7 +318,7 @@ impl Vfs {
         note: &CopyNote,
         copied: &Copied,
     ) -> Option<api::File> {
-        if !self.has_taken_their_place(container, replaces).await {
+        if !self.have_taken_their_place(container, replaces).await.ok()? {
             return None;
         }
         let found = self.found_again(container, note, copied.clone()).await.ok()??;

@@ -251,7 +251,7 @@ impl Vfs {
         let mut made = None;
         for mut found in self.find_lost(container, &copied.sent.path).await? {
             if made.is_some() || Some(&found.lost.sha256) != copied.sent.sha256.as_ref() {
-                self.is_nobodys(found).await;
+                self.is_nobodys(found).await?;
                 continue;
             }
             {

@@ -270,3 +270,35 @@ fn what_was_found_of_several_lost_answers_is_never_shown() {
     assert_eq!(mount.unmount(&env), (0, 0));
     assert_eq!(env.bytes_on_server(&id, "f"), b"the third");
 }
+
+#[test]
+fn a_rename_whose_answer_stays_away_leaves_what_the_server_has_put_in_the_place_of_others() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Plain);
+    config.quirks.replace_by_name = ReplaceByName::Replace;
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
+    for from in ["a", ".goutputstream-1", "sedAbCdEf", "new.tmp"] {
+        assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
+        assert_eq!(save(&mount.path("c").join(from), b"new"), Ok(()));
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangAfter));
+        // Where there is time left it is found out that the server has done it.
+        let renamed = fs::rename(mount.path("c").join(from), mount.path("c/f"));
+        wait_until("what the server has made of it is shown", || {
+            fs::read(mount.path("c/f")).expect("there is always something") == b"new"
+        });
+        if renamed.is_err() {
+            fs::remove_file(mount.path("c").join(from)).unwrap();
+        }
+        for _ in 0..8 {
+            assert_eq!(mount.names("c"), ["f"], "{from}");
+            thread::sleep(Duration::from_millis(51));
+        }
+        assert_eq!(env.bytes_on_server(&id, "f"), b"new", "{from}");
+    }
+    assert_eq!(mount.unmount(&env), (0, 0));
+    is_shown_once(&env, &id, &["f"]);
+}
