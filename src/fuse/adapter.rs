@@ -263,11 +263,21 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let call = call!(self, req, Open, ino = of.0, flags = flags.0);
+        let (of, thread) = (ino(of), req.pid());
+        let told = move |opened: Opened, reply: ReplyOpen| {
+            let kernel_flags = convert::open_flags(&opened) | convert::close_flags(flags);
+            reply.opened(FileHandle(opened.handle), kernel_flags);
+        };
+        if self.vfs.is_looked_at_first(of, flags.0) {
+            later!(self, call, vfs => {
+                let outcome = vfs.open_looked_at(of, flags.0, thread).await;
+                answer!(vfs, call, reply, outcome, opened => told(opened, reply));
+            });
+            return;
+        }
         let _entered = self.runtime.enter();
-        let outcome = self.vfs.open_file(ino(of), flags.0, req.pid());
-        answer!(self.vfs, call, reply, outcome,
-            opened => reply.opened(
-                FileHandle(opened.handle), convert::open_flags(&opened) | convert::close_flags(flags)));
+        let outcome = self.vfs.open_file(of, flags.0, thread);
+        answer!(self.vfs, call, reply, outcome, opened => told(opened, reply));
     }
 
     fn create(

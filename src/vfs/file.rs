@@ -64,7 +64,7 @@ impl Handle {
     }
 }
 
-fn is_writable(flags: i32) -> bool {
+pub(super) fn is_writable(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
@@ -165,6 +165,9 @@ impl Vfs {
         let existing = self.state().tree.child(parent, name);
         let (ino, opened) = match existing {
             Some(_) if flags & libc::O_EXCL != 0 => return Err(Error::quiet(libc::EEXIST)),
+            Some(ino) if self.is_looked_at_first(ino, flags) => {
+                (ino, self.open_looked_at(ino, flags, maker.thread).await?)
+            }
             Some(ino) => (ino, self.open_file(ino, flags, maker.thread)?),
             None => self.create_new(parent, name, flags, maker)?,
         };

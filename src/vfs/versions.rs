@@ -12,7 +12,7 @@ use crate::api::{self, ContainerId};
 use crate::content::{Body, Key};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::trust::Doubt;
-use crate::vfs::file::{Handle, Reading};
+use crate::vfs::file::{Handle, Opened, Reading, is_writable};
 use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 
 /// Bytes of a file up to which it is fetched whole to be compared with what it was.
@@ -107,6 +107,57 @@ impl Vfs {
         }
         (file.trust.doubt, file.trust.handed_out) = (None, false);
         Ok(false)
+    }
+
+    /// Whether a file has to be looked at before it is opened with `flags`: what a model wrote may be another by now,
+    /// and a program that changes a part of it, or appends, goes by its length.
+    pub fn is_looked_at_first(&self, ino: Ino, flags: i32) -> bool {
+        if !is_writable(flags) || flags & libc::O_TRUNC != 0 {
+            return false;
+        }
+        let state = self.state();
+        let is_settled = |file: &FileNode| file.server.is_none() || file.is_for_good() || file.held;
+        state.local_len(ino).is_none() && state.tree.file(ino).is_some_and(|file| !is_settled(file))
+    }
+
+    /// Opens such a file. What comes of it is what the changes are made to.
+    ///
+    /// # Errors
+    /// Those of [`Vfs::open_file`]; `ESTALE` if it has another length: the kernel looks again and finds another
+    /// inode.
+    pub async fn open_looked_at(self: &Arc<Self>, ino: Ino, flags: i32, thread: u32) -> Result<Opened> {
+        let looked_at = self.look_at(ino).await?;
+        let opened = self.open_file(ino, flags, thread)?;
+        let handle = self.state().handles.get(&opened.handle).cloned();
+        if let (Some(handle), Some(reading)) = (handle, looked_at) {
+            handle.reads(reading);
+        }
+        Ok(opened)
+    }
+
+    async fn look_at(self: &Arc<Self>, ino: Ino) -> Result<Option<Reading>> {
+        let (container, server) = {
+            let mut state = self.state();
+            self.distrust_old_content(&mut state, ino);
+            let Some(version) = state.version(ino) else { return Ok(None) };
+            if let Some(file) = state.tree.file_mut(ino) {
+                file.trust.asked.get_or_insert_with(Instant::now);
+            }
+            version
+        };
+        let body = Arc::new(self.downloads.fetch(&container, &server));
+        // An error is told by the change.
+        let Ok(len) = body.total().await else { return Ok(None) };
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(file) = state.tree.file_mut(ino).filter(|file| file.id() == Some(&server.id)) else {
+            return Ok(None);
+        };
+        if file.size.replace((len, Instant::now())).is_some_and(|(before, _)| before != len) {
+            self.renew(state, ino, Some(len));
+            return Err(Error::quiet(libc::ESTALE));
+        }
+        Ok(Some(Reading { id: server.id.clone(), body, is_first: false }))
     }
 
     /// Another inode stands under the name of `ino`, for a version of `len` bytes if that is known.

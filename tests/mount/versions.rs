@@ -176,3 +176,37 @@ fn what_has_shrunk_since_its_length_was_asked_for_is_read_without_a_zero_at_its_
         }
     });
 }
+
+#[test]
+fn what_is_appended_stands_at_the_end_of_what_the_model_has_written_last() {
+    for len in [LARGE + 500, 1000] {
+        on_both_profiles(|env| {
+            let (id, file) = written(env, &noise(LARGE));
+            let mount = env.mount(&["--no-prefetch"]);
+            assert_eq!(fs::metadata(mount.path("c/f")).unwrap().len(), LARGE as u64);
+            env.store().rewrite_model_file(&id, &file, &noise(len));
+            env.emulator.forget_requests();
+            mount.sh("c", "echo -n end >> f");
+            let expected = [noise(len), b"end".to_vec()].concat();
+            assert!(env.bytes_on_server(&id, "f") == expected);
+            assert!(fs::read(mount.path("c/f")).unwrap() == expected);
+            assert_eq!((env.count(Kind::Upload), env.count(Kind::DeleteFile)), (1, 1));
+        });
+    }
+}
+
+#[test]
+fn appending_to_what_a_model_wrote_fetches_it_once() {
+    on_both_profiles(|env| {
+        let (id, _) = written(env, &noise(LARGE));
+        let mount = env.mount(&["--no-prefetch"]);
+        assert_eq!(mount.names("c"), ["f"]);
+        idle(env, &mount);
+        env.emulator.forget_requests();
+        let mut file = fs::OpenOptions::new().append(true).open(mount.path("c/f")).unwrap();
+        file.write_all(b"end").unwrap();
+        drop(file);
+        assert!(env.bytes_on_server(&id, "f") == [noise(LARGE), b"end".to_vec()].concat());
+        assert_eq!(env.count(Kind::Content), 1);
+    });
+}
