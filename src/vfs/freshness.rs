@@ -267,11 +267,7 @@ impl Vfs {
             if self.state().lost_posts(&container).next().is_some() {
                 tokio::spawn(self.clone().sweep_lost(container.clone(), started));
             }
-            for (ino, id) in changes.missing {
-                let vfs = self.clone();
-                let container = container.clone();
-                tokio::spawn(async move { vfs.check_missing(ino, &container, &id).await });
-            }
+            self.check_all_missing(&container, changes.missing).await;
         }
         Ok(())
     }

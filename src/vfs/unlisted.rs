@@ -32,9 +32,34 @@ impl Vfs {
         asked.buffered(AT_ONCE).filter_map(std::future::ready).collect().await
     }
 
+    /// Looks for versions that a list does not show. It hardly lags behind what is older than it may get here: whoever
+    /// asked for the list waits until it is known of these, and is not shown what others have deleted.
+    pub(super) async fn check_all_missing(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        missing: Vec<(Ino, FileId)>,
+    ) {
+        let (mut old, mut rest): (Vec<_>, Vec<_>) = {
+            let state = self.state();
+            let is_old = |ino: Ino| {
+                let landed = state.tree.file(ino).and_then(|file| file.size);
+                landed.is_none_or(|(_, landed)| landed.elapsed() >= self.config.ttl)
+            };
+            missing.into_iter().partition(|(ino, _)| is_old(*ino))
+        };
+        rest.extend(old.drain(old.len().min(MOST)..));
+        for (ino, id) in rest {
+            let (vfs, container) = (self.clone(), container.clone());
+            tokio::spawn(async move { vfs.check_missing(ino, &container, &id).await });
+        }
+        let checked = futures_util::stream::iter(old);
+        let checked = checked.map(|(ino, id)| async move { self.check_missing(ino, container, &id).await });
+        checked.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+
     /// A version that a list does not show and that may be there all the same: gone only if its id answers
     /// 404.
-    pub(super) async fn check_missing(self: Arc<Self>, ino: Ino, container: &ContainerId, id: &FileId) {
+    async fn check_missing(&self, ino: Ino, container: &ContainerId, id: &FileId) {
         let Err(error) = self.client.retrieve_file(container, id).await else { return };
         if !Error::from(error).is_gone() {
             return;

@@ -11,7 +11,8 @@ use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::sys::stat::{major, minor};
 
 use crate::env::{
-    Env, errno, fuse_is_missing, ino, is_missing, noise, on_both_profiles, on_openai, sha256, wait_until,
+    Env, errno, fuse_is_missing, ino, is_missing, noise, on_both_profiles, on_openai, save, sha256,
+    wait_until,
 };
 
 #[test]
@@ -87,6 +88,25 @@ fn one_listing_answers_everybody() {
         assert_eq!(env.count(Kind::ListFiles), 1);
         assert_eq!(env.count(Kind::RetrieveFile), 0);
         assert_eq!(env.count(Kind::Content), 0);
+    });
+}
+
+#[test]
+fn what_others_do_to_a_file_that_was_just_saved_is_seen_by_who_looks_first_after_the_ttl() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "300ms"]);
+        for theirs in [Some(&b"theirs"[..]), None] {
+            assert_eq!(save(&mount.path("c/f"), b"ours"), Ok(()));
+            let ours = env.store().files(&id)[0].id.clone();
+            env.store().delete_file(&id, &ours);
+            theirs.map(|bytes| env.store().put_model_file(&id, "/mnt/data/f", bytes));
+            thread::sleep(Duration::from_millis(350));
+            assert_eq!(fs::read(mount.path("c/f")).ok().as_deref(), theirs);
+            for file in env.store().files(&id) {
+                env.store().delete_file(&id, &file.id);
+            }
+        }
     });
 }
 
