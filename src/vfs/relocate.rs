@@ -246,6 +246,12 @@ impl Vfs {
                     if is_first {
                         self.state().resuming.remove(&destination);
                     }
+                    if made.is_none() {
+                        let (vfs, container, path) = (self.clone(), container.clone(), leg.to.clone());
+                        let replaces = replaces.to_vec();
+                        self.behind
+                            .spawn(async move { vfs.look_for_another(&container, &path, &replaces).await });
+                    }
                     (made.ok_or(error)?, None)
                 }
                 Err(error) => return Err(error),

@@ -8,7 +8,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::api::{self, ContainerId};
+use crate::api::{self, ContainerId, FileId};
 use crate::content::{Body, Key};
 use crate::namespace::inode::{FileNode, Ino, Kind};
 use crate::namespace::trust::Doubt;
@@ -158,6 +158,23 @@ impl Vfs {
             return Err(Error::quiet(libc::ESTALE));
         }
         Ok(Some(Reading { id: server.id.clone(), body, is_first: false }))
+    }
+
+    /// A POST under this path has no answer: a server that keeps ids may have given what stands there other bytes, of the
+    /// same length and in the same second.
+    pub(super) async fn look_for_another(&self, container: &ContainerId, path: &str, stood: &[FileId]) {
+        if !self.have_taken_their_place(container, stood).await.is_ok_and(|taken| !taken) {
+            // What stood there is gone, and its bytes are here alone; or nobody says.
+            return;
+        }
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let container = state.tree.containers.get(container);
+        let Some(ino) = container.and_then(|container| state.tree.find(*container, path)) else { return };
+        if state.tree.file(ino).is_some_and(|file| !file.held) {
+            self.doubt(state, ino);
+            self.renew(state, ino, None);
+        }
     }
 
     /// Another inode stands under the name of `ino`, for a version of `len` bytes if that is known.

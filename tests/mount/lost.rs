@@ -302,3 +302,27 @@ fn a_rename_whose_answer_stays_away_leaves_what_the_server_has_put_in_the_place_
     assert_eq!(mount.unmount(&env), (0, 0));
     is_shown_once(&env, &id, &["f"]);
 }
+
+#[test]
+fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_is_read() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Openai);
+    config.quirks.replace_by_name = ReplaceByName::SameId;
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
+    // All within one second, for no list to tell the difference.
+    for (round, fault) in [Fault::HangAfter, Fault::ResetAfter].into_iter().enumerate() {
+        assert_eq!(save(&mount.path("c/f"), format!("old {round}").as_bytes()), Ok(()));
+        assert_eq!(save(&mount.path("c/new"), format!("new {round}").as_bytes()), Ok(()));
+        env.emulator.faults().inject(FaultRule::once(Upload, fault));
+        assert!(fs::rename(mount.path("c/new"), mount.path("c/f")).is_err());
+        wait_until("what the server has is read", || {
+            fs::read(mount.path("c/f")).unwrap() == env.bytes_on_server(&id, "f")
+        });
+        fs::remove_file(mount.path("c/new")).unwrap();
+    }
+    assert_eq!(mount.unmount(&env), (0, 0));
+}
