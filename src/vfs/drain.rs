@@ -147,9 +147,7 @@ impl Vfs {
         let writers: Vec<_> =
             self.state().writers.iter().map(|(ino, writer)| (*ino, writer.clone())).collect();
         for (ino, writer) in writers {
-            if !writer.inner().is_dirty() {
-                // On the server, though it may be open still.
-                writer.inner().share_stagings().for_each(|staging| staging.discard());
+            if writer.take_what_has_arrived().is_some() {
                 continue;
             }
             if writer.inner().has_failed() {

@@ -10,7 +10,7 @@ use crate::journal::{Meta, Staging, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::Writer;
-use crate::vfs::{Result, State, Vfs, attr};
+use crate::vfs::{Error, Result, State, Vfs, attr};
 
 /// Why bytes are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,8 @@ impl Vfs {
                 return Ok(());
             }
             match staging.note(true, says) {
-                Ok(None) => return Ok(()),
+                Ok(None) if writer.is_done_with(closed) => return Ok(()),
+                Ok(None) => return Err(Error::told(libc::ESTALE, "there is no place left for the bytes")),
                 Ok(Some(noted)) => {
                     let state = self.state();
                     // An upload of older bytes that landed meanwhile has changed what these will replace, or

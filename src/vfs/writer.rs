@@ -494,6 +494,28 @@ impl Writer {
         clean
     }
 
+    /// Takes out what lies here of a file that the server has, at the end of a mount: whoever has it open still and
+    /// changes it gets other bytes, with a note of their own. None if it is to be sent, and is left here.
+    pub(super) fn take_what_has_arrived(&self) -> Option<Unneeded> {
+        let mut inner = self.inner();
+        if inner.is_dirty() {
+            return None;
+        }
+        if inner.removed {
+            return Some(Unneeded::default());
+        }
+        let unneeded = inner.take_stagings().collect();
+        (inner.promised, inner.noted_as_arrived, inner.passed_on) = (false, false, false);
+        Some(unneeded)
+    }
+
+    /// Whether nobody waits for these bytes: their file is removed, the server has them, or newer ones stand for them.
+    pub(super) fn is_done_with(&self, closed: &Closed) -> bool {
+        let inner = self.inner();
+        let is_present = closed.staging.as_ref().is_some_and(|staging| inner.is_present(staging));
+        inner.removed || closed.generation <= inner.sent || !is_present
+    }
+
     /// Whether the present bytes are promised, or about to be, and others than those in `frozen`.
     pub(super) fn is_promised_beside(&self, frozen: &Arc<Staging>) -> bool {
         let inner = self.inner();

@@ -1,5 +1,7 @@
 //! What a person sees of an unmount: how far it is, and what is left.
 
+use std::fs::File;
+use std::io::Write;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -7,7 +9,9 @@ use containerfs::emulator::{Fault, Kind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::env::{Env, Mount, is_mounted, noise, on_openai, program_is_missing, save, wait_until};
+use crate::env::{
+    Env, Mount, is_mounted, noise, on_both_profiles, on_openai, program_is_missing, save, wait_until,
+};
 
 /// Three files of 12 MiB, more than sockets hold, that wait, and a server that takes its time with each.
 fn waiting(env: &Env, bytes_per_second: u64) -> Mount {
@@ -142,5 +146,32 @@ fn a_demo_keeps_nothing_and_does_not_say_that_it_does() {
         assert_eq!((output.status.code(), mount.wait()), (Some(0), 0), "{}", told(&output));
         let told = told(&output) + &mount.log();
         assert!(!told.contains("kept") && !told.contains("not on the server"), "{told}");
+    });
+}
+
+/// What was open makes the unmount a lazy one, and the daemon serves who has it for some seconds more.
+#[test]
+fn what_is_saved_through_a_descriptor_that_the_end_of_the_mount_has_left_open_is_not_lost() {
+    on_both_profiles(|env| {
+        for flags in [&["--write-back", "--write-back-delay", "1h"][..], &[]] {
+            let id = env.container("box");
+            let mut mount = env.mount(flags);
+            let mut log = File::options().create(true).append(true).open(mount.path("box/log")).unwrap();
+            log.write_all(b"one\n").unwrap();
+            log.sync_all().unwrap();
+            let mut asked = env.command(&["unmount"]).arg(&mount.dir).spawn().unwrap();
+            wait_until("it is unmounted", || !is_mounted(&mount.dir));
+            log.write_all(b"two\n").unwrap();
+            log.sync_all().unwrap();
+            drop(log);
+            mount.wait();
+            asked.wait().unwrap();
+
+            let mount = env.mount(&[]);
+            assert_eq!(mount.sh("box", "cat log"), "one\ntwo\n", "{flags:?}");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "log"), b"one\ntwo\n");
+            env.store().delete_container(&id);
+        }
     });
 }
