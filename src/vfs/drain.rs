@@ -8,11 +8,11 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::api::FileId;
 use crate::api::priority::{self, Urgency};
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
-use crate::vfs::deletions::Unwanted;
 use crate::vfs::promise::When;
 
 /// Something that is not on the server.
@@ -48,6 +48,8 @@ impl Vfs {
         self.behind.close();
         let _ = tokio::time::timeout_at(deadline, self.behind.wait()).await;
         let _ = tokio::time::timeout_at(deadline, self.delete_everything()).await;
+        // A save that a program waits for may be about to strike its note out.
+        let _ = tokio::time::timeout_at(deadline, self.everything_has_arrived()).await;
         self.keep_what_is_left();
         self.state().remember_directories();
         self.left()
@@ -93,7 +95,8 @@ impl Vfs {
             .collect();
         left.extend(state.unfinished.iter().map(|waiting| waiting.left.clone()));
         for unwanted in &state.undeleted {
-            left.extend(unwanted.ids.iter().map(|id| Left {
+            let is_buried = |id: &&FileId| state.records.is_buried(&unwanted.container, id);
+            left.extend(unwanted.ids.iter().filter(is_buried).map(|id| Left {
                 name: state.shown_in(&unwanted.container, id.as_str()),
                 reason: "a version that was deleted or replaced here is still on the server".to_owned(),
             }));
@@ -133,14 +136,27 @@ impl Vfs {
     }
 
     async fn delete_everything(self: &Arc<Self>) {
-        let unwanted: Vec<Arc<Unwanted>> = {
-            let mut state = self.state();
-            let deferred: Vec<_> = state.deferred.drain().map(|(_, unwanted)| unwanted).collect();
-            std::mem::take(&mut state.undeleted).into_iter().chain(deferred).collect()
+        let unwanted = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            for (_, unwanted) in state.deferred.drain() {
+                if !state.undeleted.iter().any(|other| Arc::ptr_eq(other, &unwanted)) {
+                    state.undeleted.push(unwanted);
+                }
+            }
+            // They stay there until they are gone: what is left when the time is up is named.
+            state.undeleted.clone()
         };
         futures_util::stream::iter(unwanted)
             .for_each_concurrent(self.config.max_connections, |unwanted| self.delete(unwanted))
             .await;
+    }
+
+    async fn everything_has_arrived(&self) {
+        let writers: Vec<_> = self.state().writers.values().cloned().collect();
+        for writer in writers {
+            drop(writer.travelling.lock().await);
+        }
     }
 
     fn keep_what_is_left(&self) {

@@ -501,7 +501,8 @@ impl Writer {
         if inner.is_dirty() {
             return None;
         }
-        if inner.removed {
+        // The note beside bytes whose save is not done says what they replace, and perhaps nothing else does.
+        if inner.removed || inner.frozen || inner.travels.is_some() {
             return Some(Unneeded::default());
         }
         let unneeded = inner.take_stagings().collect();
