@@ -200,7 +200,9 @@ impl Noted {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => fs::remove_dir_all(&self.dir),
         };
-        if let Err(error) = struck {
+        if let Err(error) = struck
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(%error, dir = %self.dir.display(), "cannot strike out an intent");
         }
     }

@@ -227,8 +227,12 @@ impl State {
 
     /// A version that was not wanted any more, if it is one, is not deleted now. Returns whether it is one.
     pub(super) fn is_wanted_again(&mut self, container: &ContainerId, id: &FileId) -> bool {
-        for unwanted in self.undeleted.iter().filter(|unwanted| unwanted.container == *container) {
-            unwanted.give_up_one(id);
+        // Others may be wanted again by now.
+        let goes = |other: &FileId| other != id && self.records.is_buried(container, other);
+        // Those too that wait for a reader.
+        let unwanted = self.undeleted.iter().chain(self.deferred.values());
+        for unwanted in unwanted.filter(|unwanted| unwanted.container == *container) {
+            unwanted.give_up_one(id, goes);
         }
         self.records.unbury(container, id)
     }
@@ -254,10 +258,10 @@ impl Unwanted {
         failed.is_some_and(|at| at.elapsed() >= AGAIN_AFTER)
     }
 
-    /// One of the versions stays.
-    fn give_up_one(&self, id: &FileId) {
+    /// One of the versions stays; of the others those are left that `goes` names.
+    fn give_up_one(&self, id: &FileId, goes: impl Fn(&FileId) -> bool) {
         let Some(noted) = self.noted.as_ref().filter(|_| self.ids.contains(id)) else { return };
-        let ids: Vec<FileId> = self.ids.iter().filter(|other| *other != id).cloned().collect();
+        let ids: Vec<FileId> = self.ids.iter().filter(|other| goes(other)).cloned().collect();
         if ids.is_empty() {
             noted.done();
         } else if let Err(error) = noted.write(&Intent::Delete { container: self.container.clone(), ids }) {

@@ -2,9 +2,10 @@
 //! each.
 
 use std::fs;
+use std::io::Read;
 use std::time::Duration;
 
-use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile, Quirks, ReplaceByName, StoredFile};
 
 use crate::env::{Env, fuse_is_missing, noise, on_both_profiles, save, sha256, wait_until};
@@ -351,6 +352,34 @@ fn what_an_earlier_mount_has_sent_is_found_though_a_second_list_does_not_show_it
             assert_eq!(mount.unmount(env), (0, 0));
             assert_eq!(env.count(Upload), 0, "it is there already");
             assert_eq!(env.store().files(&id).len(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_deletion_that_waits_for_a_reader_spares_what_is_saved_with_its_id_meanwhile() {
+    on_servers_that(
+        |quirks| (quirks.replace_by_name, quirks.upload_prefix) = (ReplaceByName::SameId, false),
+        |env| {
+            let id = env.container("c");
+            env.store().put_upload(&id, "f", &noise(6 << 20));
+            let mut mount = env.mount(&[]);
+            env.inject(Content, Fault::Throttle { bytes_per_second: 300_000 });
+            let mut reader = fs::File::open(mount.path("c/f")).unwrap();
+            reader.read_exact(&mut [0; 4096]).unwrap();
+            fs::remove_file(mount.path("c/f")).unwrap();
+            assert_eq!(env.notes("intent.json").len(), 1, "it waits");
+            assert_eq!(save(&mount.path("c/f"), b"precious"), Ok(()));
+            assert_eq!(env.store().files(&id).len(), 1);
+            mount.kill();
+            drop((reader, mount));
+            env.emulator.faults().clear();
+            env.emulator.forget_requests();
+            let mount = env.mount(&[]);
+            assert_eq!(mount.sh("c", "cat f"), "precious");
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "f"), b"precious");
+            assert_eq!(env.count(DeleteFile), 0);
         },
     );
 }
