@@ -71,8 +71,7 @@ impl Vfs {
         at: i64,
         noted: Noted,
     ) {
-        if !self.state().tree.containers.contains_key(&container) {
-            noted.done();
+        if !self.is_in_this_mount(&container, &noted).await {
             return;
         }
         self.lost_probe(&container, base, at, noted);

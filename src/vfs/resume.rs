@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::api::{self, ContainerId, FileId};
+use crate::api::{self, ContainerId, ErrorKind, FileId};
 use crate::journal::copied::CopyNote;
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Copied, Intent, Meta, Noted};
@@ -97,9 +97,24 @@ impl Vfs {
         moved.iter().try_for_each(|(ino, writer)| self.renew_promise(*ino, writer))
     }
 
-    async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {
-        if !self.state().tree.containers.contains_key(&rename.container) {
+    /// Whether this mount shows the container that an intent is about. If that is gone there is nothing to be done any
+    /// more; what a mount of another container, or a list, merely does not show waits for a mount that does.
+    pub(super) async fn is_in_this_mount(&self, container: &ContainerId, noted: &Noted) -> bool {
+        if self.state().tree.containers.contains_key(container) {
+            return true;
+        }
+        let is_gone = match self.client.retrieve_container(container).await {
+            Ok(container) => !container.is_live(),
+            Err(error) => error.kind == ErrorKind::ContainerGone,
+        };
+        if is_gone {
             noted.done();
+        }
+        false
+    }
+
+    async fn resume_rename(self: &Arc<Self>, rename: Rename, noted: Noted) {
+        if !self.is_in_this_mount(&rename.container, &noted).await {
             return;
         }
         let destinations: Vec<_> = rename.destinations().collect();

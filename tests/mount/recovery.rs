@@ -1,16 +1,21 @@
 //! What the next mount makes of a daemon that died at any step, where the server or the disk makes that hard.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::Duration;
 
-use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::Kind::{ListContainers, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile};
 use containerfs::journal::steps::{CLOSED, FAILPOINT};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::env::{Env, Mount, fuse_is_missing, is_missing, noise, on_both_profiles, save, wait_until};
+use crate::env::{
+    Env, Mount, fuse_is_missing, is_missing, noise, on_both_profiles, on_openai, save, wait_until,
+};
 use crate::steps::{KILLED, TOO_MANY, append, put, shown};
 use crate::tools::Tmpfs;
 
@@ -218,5 +223,94 @@ fn what_has_arrived_is_not_taken_for_a_lost_post_of_bytes_that_were_never_closed
             mount.unmount(env);
             assert_eq!(env.bytes_on_server(&id, "f"), bytes);
         }
+    });
+}
+
+/// Mounts that do not have the container that a killed one was at work in: one of another container, and one whose first
+/// list does not show it. A last one has it.
+fn mounted_elsewhere(env: &Env) -> Mount {
+    // Bytes that are for the container are left.
+    env.mount(&["--container", "other"]).unmount(env);
+    let body = serde_json::json!({"object": "list", "data": [], "has_more": false}).to_string();
+    let empty = Fault::Status { code: 200, body: Some(body), headers: BTreeMap::new() };
+    env.emulator.faults().inject(FaultRule::once(ListContainers, empty));
+    env.mount(&[]).unmount(env);
+    env.mount(&["--ttl", "50ms"])
+}
+
+fn is_intended(env: &Env, what: &str) -> bool {
+    env.notes("intent.json").iter().any(|note| note.contains(&format!("\"intent\": \"{what}\"")))
+}
+
+/// A program is in the middle of `work` when its daemon is killed.
+fn killed_amid(env: &Env, uploads: usize, fault: FaultRule, work: impl FnOnce(&Mount) + Send) {
+    let mut mount = env.mount(&[]);
+    env.emulator.forget_requests();
+    env.emulator.faults().inject(fault);
+    thread::scope(|scope| {
+        scope.spawn(|| work(&mount));
+        wait_until("the POST is under way", || env.count(Upload) == uploads);
+        thread::sleep(Duration::from_millis(100));
+        kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).unwrap();
+    });
+    mount.kill();
+    env.emulator.faults().clear();
+}
+
+#[test]
+fn a_rename_waits_for_a_mount_that_has_its_container() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.container("other");
+        let mount = env.mount(&[]);
+        mount.sh("c", "mkdir d; for name in x y z; do echo $name > d/$name; done");
+        assert_eq!(mount.unmount(env), (0, 0));
+        let third = FaultRule { skip: 2, ..FaultRule::once(Upload, Fault::HangBefore) };
+        killed_amid(env, 3, third, |mount| {
+            assert!(fs::rename(mount.path("c/d"), mount.path("c/e")).is_err());
+        });
+        assert!(is_intended(env, "rename"));
+        let mount = mounted_elsewhere(env);
+        wait_until("the rename is finished, or undone", || !is_intended(env, "rename"));
+        let directory = if mount.path("c/e").exists() { "e" } else { "d" };
+        assert_eq!(mount.sh("c", &format!("cat {directory}/*")), "x\ny\nz\n");
+        assert_eq!(mount.names("c"), [directory]);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 3);
+    });
+}
+
+#[test]
+fn a_probe_waits_for_a_mount_that_has_its_container() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.container("other");
+        env.mount(&[]).sh("c", "mkdir d");
+        killed_amid(env, 1, FaultRule::once(Upload, Fault::HangAfter), |mount| {
+            assert!(save(&mount.path("c/d/f"), b"precious").is_err());
+        });
+        assert!(is_intended(env, "probe"));
+        let mount = mounted_elsewhere(env);
+        wait_until("the probe is gone", || {
+            assert_eq!((mount.names("c"), mount.names("c/d").len()), (vec!["d".to_owned()], 0));
+            !is_intended(env, "probe")
+        });
+        assert!(env.store().files(&id).is_empty());
+    });
+}
+
+#[test]
+fn what_was_intended_in_a_container_that_is_gone_is_forgotten() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        killed_amid(env, 1, FaultRule::once(Upload, Fault::HangBefore), |mount| {
+            assert!(fs::rename(mount.path("c/f"), mount.path("c/g")).is_err());
+        });
+        assert!(is_intended(env, "rename"));
+        env.store().delete_container(&id);
+        let mount = env.mount(&[]);
+        wait_until("it is forgotten", || !is_intended(env, "rename"));
+        assert_eq!(mount.unmount(env), (0, 0));
     });
 }
