@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod control;
+mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod run;

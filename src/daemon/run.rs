@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::background::Reporter;
 use super::control::{self, UnmountRequest};
+use super::limits;
 use super::metrics::Endpoint;
 use super::settings::Settings;
 use super::signals::Signals;
@@ -34,6 +35,7 @@ const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A sentence that says why the mount did not come about; it has been given to `report`, if there is one.
 pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, String> {
+    limits::take_all_descriptors();
     let runtime = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let left = runtime.block_on(async move {

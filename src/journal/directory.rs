@@ -60,7 +60,8 @@ impl Journal {
     /// The disk's.
     pub fn stage_copy(&self, other: &Staging) -> io::Result<Staging> {
         let copy = self.stage()?;
-        let copied = other.reopened().and_then(|mut bytes| io::copy(&mut bytes, &mut copy.file()));
+        let to = copy.file()?;
+        let copied = other.reopened().and_then(|mut bytes| io::copy(&mut bytes, &mut &*to));
         copied.inspect_err(|_| copy.discard())?;
         Ok(copy)
     }

@@ -1,6 +1,7 @@
 //! What is not on the server yet: bytes, and what is going to be done there.
 
 pub mod copied;
+mod descriptor;
 pub mod directory;
 pub mod intent;
 mod note;

@@ -10,12 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api::{ContainerId, FileId};
+use crate::journal::descriptor::Descriptor;
 use crate::journal::{note, steps};
 use crate::namespace::names;
 use crate::namespace::records::Attributes;
@@ -102,7 +103,7 @@ pub struct Sent {
 #[derive(Debug)]
 pub struct Staging {
     dir: PathBuf,
-    file: File,
+    descriptor: Descriptor,
     noting: Mutex<Written>,
     /// Counts those who set out to write the note.
     turns: AtomicU64,
@@ -122,19 +123,33 @@ struct Written {
 impl Staging {
     pub(super) fn create(dir: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join("data"))?;
-        Ok(Self { dir, file, noting: Mutex::default(), turns: AtomicU64::default() })
+        let data = dir.join("data");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&data)?;
+        Ok(Self::of(dir, Descriptor::of(data, file)))
     }
 
     pub(super) fn reopen(dir: PathBuf) -> io::Result<Self> {
-        let file = private::open(&dir.join("data"), OpenOptions::new().read(true).write(true))?;
-        Ok(Self { dir, file, noting: Mutex::default(), turns: AtomicU64::default() })
+        let descriptor = Descriptor::at_rest(dir.join("data"));
+        // Whatever cannot be opened is told of now.
+        descriptor.for_a_moment()?;
+        Ok(Self::of(dir, descriptor))
+    }
+
+    fn of(dir: PathBuf, descriptor: Descriptor) -> Self {
+        Self { dir, descriptor, noting: Mutex::default(), turns: AtomicU64::default() }
     }
 
     /// The open file.
-    pub fn file(&self) -> &File {
-        &self.file
+    ///
+    /// # Errors
+    /// The system's, if it has to be opened again.
+    pub fn file(&self) -> io::Result<Arc<File>> {
+        self.descriptor.file()
+    }
+
+    /// Nobody has the file open: it waits without a descriptor, until somebody needs it.
+    pub fn rest(&self) {
+        self.descriptor.rest();
     }
 
     /// Counts the staging files of a mount: a newer one has a higher number.
@@ -148,7 +163,8 @@ impl Staging {
     /// # Errors
     /// The system's.
     pub(super) fn reopened(&self) -> io::Result<File> {
-        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        let open = self.descriptor.for_a_moment()?;
+        File::open(format!("/proc/self/fd/{}", open.as_raw_fd()))
     }
 
     /// The path of the bytes.
@@ -161,7 +177,7 @@ impl Staging {
     /// # Errors
     /// The disk's, `ENOSPC` among them.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        self.file()?.write_all_at(bytes, offset)
     }
 
     /// Reads up to `size` bytes at `offset`; fewer at the end only.
@@ -169,10 +185,11 @@ impl Staging {
     /// # Errors
     /// The disk's.
     pub fn read_at(&self, offset: u64, size: usize) -> io::Result<Vec<u8>> {
+        let file = self.file()?;
         let mut bytes = vec![0; size];
         let mut got = 0;
         while got < size {
-            match self.file.read_at(&mut bytes[got..], offset + got as u64)? {
+            match file.read_at(&mut bytes[got..], offset + got as u64)? {
                 0 => break,
                 more => got += more,
             }
@@ -186,7 +203,7 @@ impl Staging {
     /// # Errors
     /// The disk's.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.file()?.set_len(len)
     }
 
     /// The length in bytes.
@@ -194,7 +211,7 @@ impl Staging {
     /// # Errors
     /// The disk's.
     pub fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.descriptor.for_a_moment()?.metadata()?.len())
     }
 
     /// Whether there is no byte.
@@ -207,7 +224,7 @@ impl Staging {
 
     /// Makes the bytes durable, and the entry of their directory unless it is.
     fn sync(&self, anchored: bool) -> io::Result<()> {
-        self.file.sync_data()?;
+        self.descriptor.for_a_moment()?.sync_data()?;
         match self.dir.parent() {
             Some(journal) if !anchored => File::open(journal)?.sync_all(),
             _ => Ok(()),
@@ -304,6 +321,7 @@ impl Staging {
     /// Removes the bytes: they are on the server, or their owner removed the file.
     pub fn discard(&self) {
         self.noting.lock().unwrap_or_else(PoisonError::into_inner).discarded = true;
+        self.descriptor.outlives_the_path();
         steps::step();
         if let Err(error) = remove(&self.dir)
             && error.kind() != io::ErrorKind::NotFound

@@ -435,9 +435,11 @@ impl Vfs {
         let save = linked && dirty && handle.writable && !state.open_for_writing(ino);
         let unneeded = state.retire_writer(ino);
         let deferred = if last { state.deferred.remove(&ino) } else { None };
+        let resting = if last { state.writers.get(&ino).cloned() } else { None };
         state.tree.reap(ino);
         drop(state);
         drop((removed, unneeded));
+        resting.iter().for_each(|writer| writer.rest());
         let vfs = self.clone();
         if save {
             self.behind.spawn(async move {

@@ -62,7 +62,8 @@ impl Vfs {
             && let (Some(base), Some(container)) = (base, container)
         {
             let body = self.downloads.fetch(&container, &base);
-            let copied = body.copy_to(staging.file()).await.map_err(|e| self.noticed(&container, e.into()));
+            let copied =
+                body.copy_to(&*staging.file()?).await.map_err(|e| self.noticed(&container, e.into()));
             len = copied.inspect_err(|_| staging.discard()).map_err(Error::on_open_handle)?;
         }
         let mut inner = writer.inner();

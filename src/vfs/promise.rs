@@ -159,7 +159,11 @@ impl Vfs {
                     let stands = |now: Meta| now.says_the_same(&noted);
                     if !writer.has_present(staging) || self.meta_now(&state, ino, None).is_some_and(stands) {
                         let unneeded = writer.promised(staging);
+                        let is_open = state.tree.get(ino).is_some_and(|node| node.handles > 0);
                         drop(state);
+                        if !is_open {
+                            writer.rest();
+                        }
                         drop(unneeded);
                         return Ok(());
                     }

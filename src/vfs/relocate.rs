@@ -207,7 +207,7 @@ impl Vfs {
         let staging = noted.stage()?;
         let sent = async {
             let body = self.downloads.fetch(container, &leg.old);
-            let len = budget::free_if_ok(body.copy_to(staging.file())).await?;
+            let len = budget::free_if_ok(body.copy_to(&*staging.file()?)).await?;
             for found in self.find_lost(container, &leg.to).await? {
                 self.is_nobodys(found).await?;
             }

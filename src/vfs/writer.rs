@@ -510,6 +510,13 @@ impl Writer {
         Some(unneeded)
     }
 
+    /// Nobody has the file open: what lies here waits without descriptors.
+    pub(super) fn rest(&self) {
+        let inner = self.inner();
+        let older = inner.kept.iter().chain(&inner.inherited);
+        inner.staging.iter().chain(older).for_each(|staging| staging.rest());
+    }
+
     /// Whether nobody waits for these bytes: their file is removed, the server has them, or newer ones stand for them.
     pub(super) fn is_done_with(&self, closed: &Closed) -> bool {
         let inner = self.inner();

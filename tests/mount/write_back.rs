@@ -1,13 +1,15 @@
 //! `--write-back`: close returns at once, and the server sees what the final state costs.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 use std::time::Duration;
 
 use containerfs::emulator::Fault;
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 
-use crate::env::{errno, noise, on_both_profiles, on_openai, save, wait_until};
+use crate::env::{Env, Mount, errno, noise, on_both_profiles, on_openai, save, wait_until};
 
 const LONG: &[&str] = &["--write-back", "--write-back-delay", "1h"];
 
@@ -219,5 +221,76 @@ fn what_is_written_still_is_not_sent_behind_an_earlier_close() {
         wait_until("it is sent", || env.count(Upload) == 1);
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.bytes_on_server(&id, "f"), b"half a sentence");
+    });
+}
+
+/// A mount whose shell has set a limit of descriptors before.
+fn mount_limited(env: &Env, limit: &str, flags: &[&str]) -> Mount {
+    let dir = env.mountpoint();
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_containerfs")]);
+    command.args(["mount", "--foreground"]).args(flags).arg(&dir);
+    for (name, value) in env.command(&[]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    env.start(command, dir)
+}
+
+#[test]
+fn more_files_wait_than_a_process_may_have_open() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let flags = [LONG, &["--max-connections", "8"]].concat();
+        let mut mount = mount_limited(env, "-n 160", &flags);
+        let text = |number: usize| format!("file {number}");
+        for number in 0..400 {
+            let file = mount.path(&format!("c/f{number}"));
+            assert_eq!(save(&file, text(number).as_bytes()), Ok(()), "{}", mount.log());
+        }
+        let is_all_there = |mount: &Mount| {
+            for number in 0..400 {
+                assert_eq!(fs::read_to_string(mount.path(&format!("c/f{number}"))).unwrap(), text(number));
+            }
+        };
+        is_all_there(&mount);
+        for number in 0..400 {
+            fs::rename(mount.path(&format!("c/f{number}")), mount.path(&format!("c/g{number}"))).unwrap();
+            fs::rename(mount.path(&format!("c/g{number}")), mount.path(&format!("c/f{number}"))).unwrap();
+        }
+        mount.kill();
+        drop(mount);
+        // What a crash has left, and what the server does not take for now.
+        env.status_fault(Upload, 500);
+        let mut mount = mount_limited(env, "-n 160", &flags);
+        is_all_there(&mount);
+        mount.kill();
+        drop(mount);
+        env.emulator.faults().clear();
+        let mount = mount_limited(env, "-n 160", &flags);
+        assert_eq!(mount.unmount(env), (0, 0));
+        let stored: HashSet<_> = env.store().files(&id).into_iter().map(|file| file.id).collect();
+        let contents: HashSet<_> =
+            stored.iter().map(|file| env.store().content(&id, file).unwrap()).collect();
+        assert_eq!(
+            (stored.len(), contents),
+            (400, (0..400).map(|number| text(number).into_bytes()).collect())
+        );
+    });
+}
+
+#[test]
+fn a_low_limit_of_descriptors_that_may_be_raised_is() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let mount = mount_limited(env, "-Sn 64", &[]);
+        let open = |number| fs::File::create(mount.path(&format!("c/f{number}"))).unwrap();
+        let mut files: Vec<fs::File> = (0..100).map(open).collect();
+        files.iter_mut().for_each(|file| file.write_all(b"bytes").unwrap());
+        drop(files);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.store().files(&id).len(), 100);
     });
 }
