@@ -208,8 +208,12 @@ impl Vfs {
             let (name, ino): (Arc<str>, Ino) = match place {
                 0 => (Arc::from("."), directory),
                 1 => (Arc::from(".."), parent),
-                _ => match usize::try_from(place - 2).ok().and_then(|at| listing.entries.get(at)) {
-                    Some((name, ino)) => (name.clone(), *ino),
+                _ => match usize::try_from(place - 2).ok().and_then(|at| listing.names.get(at)) {
+                    // The kernel believes what it is told of a name: it has to be what the name stands for now.
+                    Some(name) => match state.tree.child(directory, name) {
+                        Some(ino) => (name.clone(), ino),
+                        None => continue,
+                    },
                     None => break,
                 },
             };

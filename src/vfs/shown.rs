@@ -31,8 +31,8 @@ pub(super) struct Listing {
     version: u64,
     /// The directory's when the entries were taken.
     generation: u64,
-    /// In the order in which they are shown.
-    pub(super) entries: Vec<(Arc<str>, Ino)>,
+    /// In the order in which they are shown. What a name stands for may have changed since.
+    pub(super) names: Vec<Arc<str>>,
     /// Whether the list tells every length. Where it doesn't, reading the directory is what has them asked
     /// for all at once.
     tells_lengths: bool,
@@ -40,12 +40,11 @@ pub(super) struct Listing {
 
 impl Listing {
     fn of(tree: &Tree, node: &Node, version: u64) -> Self {
-        let children = node.children();
-        let entries: Vec<_> =
-            children.into_iter().flatten().map(|(name, ino)| (name.clone(), *ino)).collect();
+        let children = || node.children().into_iter().flatten();
+        let names = children().map(|(name, _)| name.clone()).collect();
         let tells_lengths =
-            entries.iter().all(|(_, ino)| tree.file(*ino).is_none_or(|file| file.length_is_told()));
-        Self { version, generation: node.generation, entries, tells_lengths }
+            children().all(|(_, ino)| tree.file(*ino).is_none_or(|file| file.length_is_told()));
+        Self { version, generation: node.generation, names, tells_lengths }
     }
 
     /// The offset of a place in these entries.
@@ -298,7 +297,7 @@ mod tests {
     use crate::vfs::{Config, Found};
 
     fn taken(generation: u64, tells_lengths: bool) -> impl FnOnce(u64) -> Listing {
-        move |version| Listing { version, generation, entries: Vec::new(), tells_lengths }
+        move |version| Listing { version, generation, names: Vec::new(), tells_lengths }
     }
 
     fn read(shown: &mut Shown, reading: Reading, generation: u64, listed: Instant) -> Arc<Listing> {

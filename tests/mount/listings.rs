@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, open, seek};
 
-use crate::env::{Env, Mount, on_both_profiles, on_openai, wait_until};
+use crate::env::{Env, Mount, errno, on_both_profiles, on_openai, wait_until};
 
 /// A directory that is read some entries at a time, as `getdents` gives them.
 struct Reader {
@@ -208,6 +208,39 @@ fn a_reader_amid_a_directory_that_others_change_misses_nothing_that_stays() {
         wait_until("they are gone", || mount.names("c").len() == 195);
         assert_all_of(&reader.rest(), 5..200);
         assert_eq!(reader.read_again(), numbered(5..200));
+    });
+}
+
+#[test]
+fn a_reader_amid_a_directory_brings_no_name_back_that_stands_for_another_file_or_for_none() {
+    on_both_profiles(|env| {
+        fill(env, 200);
+        let mount = env.mount(&["--ttl", "1h"]);
+        let directory = mount.path("c");
+        let at = |name: &str| directory.join(name);
+        fs::write(at("next"), "the next version").unwrap();
+        let mut reader = Reader::open(&directory);
+        assert!(reader.read_on());
+        let held = [File::open(at("f060")).unwrap(), File::open(at("f061")).unwrap()];
+        fs::remove_file(at("f060")).unwrap();
+        fs::rename(at("next"), at("f061")).unwrap();
+        fs::rename(at("f062"), at("moved")).unwrap();
+        // The kernel asks for entries with their attributes while somebody looks for those.
+        let mut is_looked_for = numbered(100..200).into_iter();
+        while reader.read_on() {
+            fs::metadata(at(&is_looked_for.next().unwrap())).unwrap();
+        }
+        assert_eq!(fs::read_to_string(at("f061")).unwrap(), "the next version");
+        assert_eq!(fs::read_to_string(at("moved")).unwrap(), "x");
+        let seen = reader.rest();
+        for gone in ["f060", "f062"] {
+            assert_eq!(errno(fs::metadata(at(gone))), libc::ENOENT, "{gone}");
+            assert!(!seen.contains(&gone.to_owned()), "{gone} in {seen:?}");
+        }
+        assert_all_of(&seen, 0..60);
+        assert_all_of(&seen, 61..62);
+        assert_all_of(&seen, 63..200);
+        drop(held);
     });
 }
 
