@@ -7,7 +7,7 @@ use crate::vfs::promise::When;
 use crate::vfs::{Error, Result, Vfs};
 
 impl Vfs {
-    /// Changes the length of a file; by path, that is a save of its own.
+    /// Changes the length of a file; by path, that is a save of its own, of what an earlier one could not send too.
     pub(super) async fn truncate(self: &Arc<Self>, ino: Ino, size: u64, handle: Option<u64>) -> Result<()> {
         if self.state().tree.file(ino).is_none() {
             return Err(Error::quiet(libc::EISDIR));
@@ -22,9 +22,20 @@ impl Vfs {
             let state = self.state();
             state.local_len(ino).or_else(|| self.size_of(state.tree.file(ino)?))
         };
-        if present == Some(size) {
+        if present != Some(size) {
+            self.set_length(ino, size).await?;
+        } else if !self.state().has_unsent_bytes(ino) {
             return Ok(());
         }
+        if handle.is_some() || self.is_held_for_writing(ino) {
+            return Ok(());
+        }
+        // The kernel may be about to release it.
+        let when = if self.state().open_for_writing(ino) { When::Asked } else { When::Closed };
+        self.save(ino, when).await
+    }
+
+    async fn set_length(&self, ino: Ino, size: u64) -> Result<()> {
         if size == 0 {
             self.empty(ino)?;
         } else {
@@ -42,12 +53,7 @@ impl Vfs {
             }
         }
         self.state().touched(ino);
-        if handle.is_some() || self.is_held_for_writing(ino) {
-            return Ok(());
-        }
-        // The kernel may be about to release it.
-        let when = if self.state().open_for_writing(ino) { When::Asked } else { When::Closed };
-        self.save(ino, when).await
+        Ok(())
     }
 
     /// Makes an open file at least `len` bytes long, as `fallocate(2)` does.

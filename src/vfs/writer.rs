@@ -552,6 +552,11 @@ impl State {
         self.handles.values().any(|handle| handle.ino == ino && handle.writable)
     }
 
+    /// Whether the file has bytes that the server doesn't have and is to have.
+    pub(super) fn has_unsent_bytes(&self, ino: Ino) -> bool {
+        self.writers.get(&ino).is_some_and(|writer| writer.inner().is_dirty())
+    }
+
     /// A change was made just now.
     pub(super) fn touched(&mut self, ino: Ino) {
         if let Some(file) = self.tree.file_mut(ino) {

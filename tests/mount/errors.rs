@@ -387,3 +387,32 @@ fn what_is_appended_after_a_truncation_that_failed_leaves_no_hole() {
         }
     });
 }
+
+#[test]
+fn a_truncation_to_the_length_that_one_that_failed_has_left_is_a_save_too() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let truncations = [("shorter", 4), ("longer", 12), ("empty", 0)];
+        for (name, _) in truncations {
+            env.store().put_upload(&id, name, b"0123456789");
+        }
+        let mount = env.mount(&["--ttl", "1h"]);
+        for (name, len) in truncations {
+            let truncate = || nix::unistd::truncate(&mount.path("c").join(name), len);
+            let headers = [("x-should-retry".to_owned(), "false".to_owned())].into();
+            env.inject(Kind::Upload, Fault::Status { code: 503, body: None, headers });
+            for _ in 0..3 {
+                assert_eq!(truncate(), Err(Errno::EIO), "{name}");
+            }
+            assert_eq!(env.bytes_on_server(&id, name), b"0123456789", "{name}");
+            env.emulator.faults().clear();
+            assert_eq!(truncate(), Ok(()), "{name}");
+            let mut expected = b"0123456789".to_vec();
+            expected.resize(usize::try_from(len).unwrap(), 0);
+            assert_eq!(env.bytes_on_server(&id, name), expected, "{name}");
+            let again = env.changes_of(|| assert_eq!(truncate(), Ok(()), "{name}"));
+            assert_eq!(again, [], "{name}");
+        }
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
