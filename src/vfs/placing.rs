@@ -4,11 +4,9 @@
 use std::sync::Arc;
 
 use crate::api::FileId;
-use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::promise::When;
 use crate::vfs::rename::standing;
-use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::{Frozen, Unneeded, Writer};
 use crate::vfs::{Result, State, Vfs};
 
@@ -60,9 +58,7 @@ impl Vfs {
             tracing::error!(%error, "unsent bytes could not be made durable");
         }
         writer.thaw(frozen, false);
-        if self.scratch_class(&self.state(), ino) == Some(Class::Deferred) {
-            self.commit_in(GRACE, ino, writer);
-        }
+        self.commit_later(ino, writer);
         if writer.is_promised_beside(&frozen.staging) { self.promise(ino, writer) } else { Ok(()) }
     }
 }

@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::journal::scratch::Class;
 use crate::journal::{Meta, Staging, steps};
 use crate::namespace::inode::Ino;
-use crate::vfs::shelve::GRACE;
 use crate::vfs::writer::Writer;
 use crate::vfs::{Error, Result, State, Vfs, attr};
 
@@ -51,30 +49,25 @@ impl Vfs {
     /// # Errors
     /// The outcome of the upload; `EIO` and the like leave the bytes pending.
     pub(super) async fn save(self: &Arc<Self>, ino: Ino, when: When) -> Result<()> {
-        let (writer, class, closed) = {
+        let (writer, closed) = {
             let state = self.state();
             let Some(writer) = state.writers.get(&ino).cloned() else { return Ok(()) };
-            let class = self.scratch_class(&state, ino);
-            let goes_at_once = class.is_none() && self.config.write_back.is_none();
+            let goes_at_once = self.scratch_class(&state, ino).is_none() && self.config.write_back.is_none();
             let closed = match when {
                 When::Asked if writer.len() == Some(0) => Some(writer.close()),
                 When::Closed if state.is_written_still(ino, &writer) => return Ok(()),
                 _ if goes_at_once => None,
                 _ => Some(writer.close()),
             };
-            (writer, class, closed)
+            (writer, closed)
         };
         let Some(closed) = closed else { return self.commit(ino, when).await };
         let is_empty = closed.len == 0;
         let promised = self.promise_closed(ino, &closed);
-        let delay = match (class, self.config.write_back) {
-            // Its upload waits for the last close; after a crash it is an empty file all the same.
-            _ if is_empty && when == When::Asked => return promised,
-            (Some(Class::Local), _) => return promised,
-            (Some(Class::Deferred), _) => GRACE,
-            (None, delay) => delay.unwrap_or_default(),
-        };
-        self.commit_in(delay, ino, &writer);
+        // The upload of an empty one waits for the last close; after a crash it is an empty file all the same.
+        if !is_empty || when != When::Asked {
+            self.commit_later(ino, &writer);
+        }
         promised
     }
 

@@ -24,7 +24,7 @@ use crate::vfs::writer::Writer;
 use crate::vfs::{Entry, Error, Result, State, Vfs};
 
 /// How long a file with a deferred name waits for its rename.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(10);
 
 impl Vfs {
     /// What a file's name says, if it was made here and is on no server.
@@ -121,7 +121,7 @@ impl Vfs {
         };
         match class {
             Class::Local => self.settle_aside_later(ino),
-            Class::Deferred => self.commit_in(GRACE, ino, writer),
+            Class::Deferred => self.commit_later(ino, writer),
         }
         drop(unneeded);
         self.delete_given_up(gone).await
@@ -227,9 +227,19 @@ impl Vfs {
         });
     }
 
-    /// Saves a file `delay` from now, unless that is put off or the mount ends before.
-    pub(super) fn commit_in(self: &Arc<Self>, delay: Duration, ino: Ino, writer: &Arc<Writer>) {
-        let scheduled = writer.inner().due.replace(Instant::now() + delay).is_some();
+    /// Saves a file behind its caller, when its name says: after the grace under a deferred one, never under one that
+    /// is local, and else with the delay of `--write-back`. Not if that is put off or the mount ends before.
+    pub(super) fn commit_later(self: &Arc<Self>, ino: Ino, writer: &Arc<Writer>) {
+        let scheduled = {
+            // Held until the time is set, or a rename in between would have set its own already.
+            let state = self.state();
+            let delay = match self.scratch_class(&state, ino) {
+                Some(Class::Local) => return,
+                Some(Class::Deferred) => GRACE,
+                None => self.config.write_back.unwrap_or_default(),
+            };
+            writer.inner().due.replace(Instant::now() + delay).is_some()
+        };
         if !scheduled {
             let (vfs, writer) = (self.clone(), writer.clone());
             let work = async move { vfs.commit_when_due(ino, &writer).await };

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::Fault;
 use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::journal::steps::CLOSED;
 
 use crate::env::{Env, Mount, errno, noise, on_both_profiles, on_openai, save, wait_until};
 
@@ -293,4 +295,24 @@ fn a_low_limit_of_descriptors_that_may_be_raised_is() {
         assert_eq!(mount.unmount(env), (0, 0));
         assert_eq!(env.store().files(&id).len(), 100);
     });
+}
+
+/// Released by the kernel after its close, the file gets its real name while that is still worked on.
+#[test]
+fn what_gets_its_real_name_while_it_is_released_is_sent_after_the_delay() {
+    let variables = [("FAILPOINTS", &*format!("{CLOSED}=1*off->1*sleep(600)->off"))];
+    for temporary in ["sedAb12Cd", ".f.aB1cD2", "lu1234abcd.tmp"] {
+        on_openai(|env| {
+            let id = env.container("c");
+            let mount = env.mount_with(&["--write-back", "--write-back-delay", "900ms"], &variables);
+            assert_eq!(save(&mount.path("c").join(temporary), b"bytes"), Ok(()));
+            thread::sleep(Duration::from_millis(200));
+            let renamed = Instant::now();
+            fs::rename(mount.path("c").join(temporary), mount.path("c/f")).unwrap();
+            wait_until("the upload comes", || env.versions(&id, "f").len() == 1);
+            let took = renamed.elapsed();
+            assert!(took < Duration::from_secs(5), "{temporary}: {took:?}");
+            assert_eq!(env.bytes_on_server(&id, "f"), b"bytes");
+        });
+    }
 }
