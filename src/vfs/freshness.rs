@@ -249,6 +249,7 @@ impl Vfs {
                 match list {
                     Ok(list) => {
                         let unlisted = self.unlisted(id, &list.items).await;
+                        self.find_taken_places(id, &list.items).await;
                         Ok(self.lay_files(id, list, unlisted, started))
                     }
                     Err(error) => Err(error),

@@ -67,11 +67,6 @@ pub(super) fn seconds_at(then: Instant) -> i64 {
     attr::now() / NANOS - i64::try_from(then.elapsed().as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The same in nanoseconds.
-fn nanos_at(then: Instant) -> i64 {
-    attr::now().saturating_sub(i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX))
-}
-
 /// A version that a lost POST has made.
 pub(super) struct FoundVersion {
     /// What shows it, if anything does.
@@ -175,6 +170,46 @@ impl Vfs {
     pub(super) async fn has_taken_a_place(&self, lost: &Lost) -> Result<bool> {
         let stood: Vec<FileId> = self.state().stood(lost).cloned().collect();
         self.have_taken_their_place(&lost.container, &stood).await
+    }
+
+    /// What lost POSTs have put in the place of all that stood there is what there is: it is shown, unless its file is
+    /// anyway. Asks for the ids that `listed` misses, as a list may lag.
+    pub(super) async fn find_taken_places(&self, container: &ContainerId, listed: &[api::File]) {
+        let candidates: Vec<(FileId, Vec<Lost>)> = {
+            let state = self.state();
+            if state.lost_posts(container).next().is_none() {
+                return;
+            }
+            let replaced = state.to_be_replaced();
+            let is_missing = |id: &FileId| listed.iter().all(|file| file.id != *id);
+            let may_have_taken = |lost: &&Lost| {
+                !state.is_unsent(container, &lost.path)
+                    && state.stood(lost).next().is_some()
+                    && state.stood(lost).all(is_missing)
+            };
+            let made_by = |file: &api::File| -> Vec<&Lost> {
+                state
+                    .lost_posts(container)
+                    .filter(|lost| state.may_have_made(lost, file, &replaced))
+                    .collect()
+            };
+            let candidates = listed.iter().map(|file| (file, made_by(file)));
+            let candidates =
+                candidates.filter(|(_, lost)| !lost.is_empty() && lost.iter().all(may_have_taken));
+            candidates.map(|(file, lost)| (file.id.clone(), lost.into_iter().cloned().collect())).collect()
+        };
+        for (id, lost) in candidates {
+            let mut has_taken_a_place = true;
+            for lost in &lost {
+                has_taken_a_place &= self.has_taken_a_place(lost).await.unwrap_or(false);
+            }
+            let mut state = self.state();
+            for lost in lost.iter().filter(|_| has_taken_a_place) {
+                if !state.is_unsent(container, &lost.path) {
+                    state.not_lost(container, &lost.path, &id);
+                }
+            }
+        }
     }
 
     /// The version that a lost POST has made, if a list has shown it: same path, same length, same bytes, and
@@ -408,20 +443,6 @@ impl State {
         replaced: &HashSet<FileId>,
     ) {
         let earlier = self.withheld.remove(container).unwrap_or_default();
-        // What has taken the place of all that stood there is what there is, unless its file is shown anyway.
-        let has_taken_a_place = |file: &&api::File| {
-            let made_by: Vec<&Lost> =
-                self.lost_posts(container).filter(|lost| self.may_have_made(lost, file, replaced)).collect();
-            let path = names::shown_path(file);
-            !made_by.is_empty()
-                && made_by.iter().all(|lost| self.stood(lost).next().is_some())
-                && !files.iter().any(|other| other.id != file.id && names::shown_path(other) == path)
-                && !self.is_unsent(container, &path.join("/"))
-                && !made_by.iter().any(|lost| self.has_landed_since(lost))
-        };
-        let taken = files.iter().filter(has_taken_a_place);
-        let taken: Vec<_> = taken.map(|file| (names::shown_path(file).join("/"), file.id.clone())).collect();
-        taken.iter().for_each(|(path, id)| self.not_lost(container, path, id));
         let may_be_ours = |file: &api::File| {
             self.lost_posts(container).any(|lost| self.may_have_made(lost, file, replaced))
         };
@@ -459,18 +480,6 @@ impl State {
         let of_container = self.tree.files().filter(|(_, file)| file.container == container);
         let servers = of_container.filter_map(|(_, file)| file.server.as_deref());
         servers.filter(|file| names::shown_path(file).join("/") == path).map(|file| file.id.clone()).collect()
-    }
-
-    /// Whether the path has a version from later than lost POSTs: a list that shows what they have made may not show
-    /// that yet.
-    fn has_landed_since(&self, lost: &Lost) -> bool {
-        let Some(&container) = self.tree.containers.get(&lost.container) else { return false };
-        let is_later = |landed: Instant| lost.posts.iter().any(|post| nanos_at(landed) >= post.at);
-        let mut of_container = self.tree.files().filter(|(_, file)| file.container == container);
-        of_container.any(|(ino, file)| {
-            let landed = file.size.filter(|_| file.server.is_some() && !file.settled);
-            landed.is_some_and(|(_, landed)| is_later(landed)) && self.tree.path(ino) == lost.path
-        })
     }
 
     /// Whether a path has bytes here that the server doesn't have, or is about to get them, maybe those that a lost
