@@ -418,9 +418,18 @@ impl State {
         self.lost.retain(|lost| !lost.posts.is_empty());
     }
 
-    /// What stood under the path when POSTs were sent that are lost, but for what was deleted here since.
+    /// What stood under the path when POSTs were sent that are lost, but for what was deleted here since, and what goes
+    /// once a save has arrived.
     fn stood<'a>(&'a self, lost: &'a Lost) -> impl Iterator<Item = &'a FileId> {
-        lost.known.iter().filter(|id| !self.records.is_buried(&lost.container, id))
+        let is_replaced = |id: &FileId| {
+            self.writers.values().any(|writer| {
+                let inner = writer.inner();
+                let is_base = inner.base.as_ref().is_some_and(|base| base.id == *id);
+                inner.is_dirty() && (is_base || inner.replaces.contains(id))
+            })
+        };
+        let is_there = move |id: &&FileId| !self.records.is_buried(&lost.container, id) && !is_replaced(id);
+        lost.known.iter().filter(is_there)
     }
 
     /// A version that was withheld is somebody else's after all: the next list shows it.
