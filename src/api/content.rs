@@ -126,27 +126,36 @@ impl Content {
         }
     }
 
-    /// Whether this may be the page of a portal or an error, which came with 200: what is known of the file has to
-    /// tell.
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.disguise("").is_some()
+    /// Whether this may be something else that came with 200 in the place of the file at `path`, by its type: what is
+    /// known of the file has to tell.
+    pub(crate) fn is_suspect(&self, path: &str) -> bool {
+        self.disguise(path).is_some()
     }
 
-    /// Makes sure of what the beginning can tell: that this is the content of `file`.
+    /// The length that this has to have, if it is the content of `file`, which was `learnt` bytes long when it last came.
+    /// A model may have written its file again, so that another length alone proves nothing; but with the type of
+    /// something else it does.
+    pub(crate) fn expected_len(&self, file: &File, learnt: Option<u64>) -> Option<u64> {
+        let known = || file.bytes.or(learnt).filter(|_| self.is_suspect(&file.path));
+        file.reliable_len().or_else(known)
+    }
+
+    /// Makes sure of what the beginning can tell: that this is the content of `file`, which was `learnt` bytes long when
+    /// it last came. Where the length comes last, it has to be compared by who reads to the end.
     ///
     /// # Errors
     /// `Protocol` if it is a page of HTML or an error; `CutBody` or `Protocol` if it has not the length of the file;
     /// those of [`Content::chunk`].
-    pub(crate) async fn check(&mut self, file: &File) -> Result<()> {
+    pub(crate) async fn check(&mut self, file: &File, learnt: Option<u64>) -> Result<()> {
         let total = self.length.map(|length| self.start + length);
-        match (file.reliable_len(), total) {
+        match (self.expected_len(file, learnt), total) {
             (Some(expected), Some(total)) if total != expected => {
                 Err(self.wrong_length(expected, total, &file.path))
             }
-            (Some(_), _) => Ok(()),
-            // A length that the list tells as well is no other body's, whoever made the file.
-            (None, _) if self.start > 0 || (self.length.is_some() && self.length == file.bytes) => Ok(()),
-            (None, _) => self.see_through(&file.path).await,
+            // Of the length that is known of the file it is no other body, whoever made that.
+            (Some(_), Some(_)) => Ok(()),
+            _ if self.start > 0 || file.reliable_len().is_some() => Ok(()),
+            _ => self.see_through(&file.path).await,
         }
     }
 
@@ -169,8 +178,7 @@ impl Content {
         why.map_or(Ok(()), |why| Err(self.error(ErrorKind::Protocol, &why)))
     }
 
-    /// The error of a body that has, or announces, `got` bytes, where the list has told of `expected` bytes of the
-    /// file at `path`.
+    /// The error of a body that has, or announces, `got` bytes, where `expected` bytes are known of the file at `path`.
     pub(crate) fn wrong_length(&self, expected: u64, got: u64, path: &str) -> Error {
         match self.disguise(path) {
             None => self.error(ErrorKind::CutBody, &format!("{got} bytes came of a file of {expected}")),

@@ -1,8 +1,8 @@
 //! What comes with 200 in the place of a file's bytes and is none of them: the page of a portal or a proxy, an error
 //! that a gateway passes on as a success (API.md "Wire").
 //!
-//! Only where nobody else tells: the list does not know the length, the type of the reply says so, and the file is not
-//! named like one of that type.
+//! The type of the reply has to say so, and the file not to be named like one of that type. Then a length that is known
+//! of the file, told by a list or learnt from an earlier reply, decides; where none is, what the body begins with.
 
 use crate::api::redact::Redactor;
 use crate::api::told::Told;

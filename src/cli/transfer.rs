@@ -147,10 +147,11 @@ async fn receive(
 ) -> Result<()> {
     let mut content = client.content(container, file, &Part::Whole).await?;
     let mut expected = None;
-    if content.is_suspect() {
+    // The file's name may yet say that it is one of that type.
+    if content.is_suspect("") {
         let known = client.retrieve_file(container, file).await?;
-        content.check(&known).await?;
-        expected = known.reliable_len().map(|len| (len, known.path));
+        content.check(&known, None).await?;
+        expected = content.expected_len(&known, None).map(|len| (len, known.path));
     }
     if let Some(length) = content.length {
         bar.set_length(length);

@@ -22,6 +22,7 @@ use crate::api::client::Part;
 use crate::api::priority::{self, Priority};
 use crate::api::{self, Client, ContainerId, budget};
 use crate::content::cache::{Cache, Cached, Checksum, Key, read_exact_at};
+use crate::content::lengths::Lengths;
 use crate::content::pieces::{Origin, Pieces};
 
 /// A flight that nobody waits for is finished all the same if this many bytes or fewer are left.
@@ -275,12 +276,13 @@ pub struct Downloads {
     client: Client,
     cache: Arc<Cache>,
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    lengths: Lengths,
 }
 
 impl Downloads {
     /// Downloads into `cache`.
     pub fn new(client: Client, cache: Arc<Cache>) -> Arc<Self> {
-        Arc::new(Self { client, cache, flights: Mutex::new(HashMap::new()) })
+        Arc::new(Self { client, cache, flights: Mutex::default(), lengths: Lengths::default() })
     }
 
     /// The cache behind the downloads.
@@ -468,8 +470,10 @@ impl Task {
             self.flight.pieces.offer();
         }
         let (mut at, known) = (content.start, self.written);
-        let expected = self.file.reliable_len();
-        content.check(&self.file).await.map_err(api_error)?;
+        let learnt = self.downloads.lengths.learnt(&self.key);
+        let expected = content.expected_len(&self.file, learnt);
+        content.check(&self.file, learnt).await.map_err(api_error)?;
+        let is_suspect = content.is_suspect(&self.file.path);
         // A small body whose length nobody tells is shown when it has turned out to be the right one.
         let hold_back = content.length.is_none() && expected.is_some_and(|expected| expected <= HELD_BACK);
         if let Some(length) = content.length {
@@ -477,6 +481,7 @@ impl Task {
             if self.flight.progress.borrow().total.is_some_and(|before| before != total) {
                 return Err(Error::Changed);
             }
+            self.learn(total, is_suspect);
             self.flight.progress.send_modify(|progress| progress.total = Some(total));
         }
         let untold = content.length.is_none() && expected.is_none();
@@ -509,7 +514,17 @@ impl Task {
         }
         match expected.filter(|expected| *expected != at) {
             Some(expected) => Err(api_error(content.wrong_length(expected, at, &self.file.path))),
-            None => Ok(true),
+            None => {
+                self.learn(at, is_suspect);
+                Ok(true)
+            }
+        }
+    }
+
+    /// The content is `len` bytes long. What may be something else teaches nothing.
+    fn learn(&self, len: u64, is_suspect: bool) {
+        if self.file.bytes.is_none() && !is_suspect {
+            self.downloads.lengths.learn(&self.key, len);
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod download;
+mod lengths;
 mod pieces;
 pub mod prefetch;
 

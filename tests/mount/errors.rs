@@ -225,6 +225,35 @@ fn a_page_or_an_error_with_200_is_not_taken_for_a_file_of_untold_length() {
     });
 }
 
+/// Other JSON than the API's, in the place of what a model has written, of which the length is known by now.
+#[test]
+fn other_json_with_200_is_not_taken_for_a_file_of_another_length() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let bytes = noise(3000);
+        env.store().put_model_file(&id, "/mnt/data/report.txt", &bytes);
+        let mount = env.mount(&["--ttl", "50ms", "--content-ttl", "50ms", "--no-prefetch"]);
+        let path = mount.path("c/report.txt");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 3000);
+        let changes = env.changes_of(|| {
+            let headers = [("content-type".to_owned(), "application/json".to_owned())].into();
+            let body = Some(r#"{"foo":[1,2]}"#.to_owned());
+            env.inject(Kind::Content, Fault::Status { code: 200, body, headers });
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(errno(fs::read(&path)), libc::EPROTO);
+            assert_eq!(errno(fs::rename(&path, mount.path("c/old.txt"))), libc::EPROTO);
+            let append = |mut file: fs::File| file.write_all(b"more");
+            assert_eq!(errno(fs::File::options().append(true).open(&path).and_then(append)), libc::EPROTO);
+        });
+        assert_eq!(changes, []);
+        env.emulator.faults().clear();
+        assert_eq!(mount.names("c"), ["report.txt"]);
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "report.txt"), bytes);
+    });
+}
+
 #[test]
 fn replies_that_are_not_the_apis_are_protocol_errors() {
     on_both_profiles(|env| {

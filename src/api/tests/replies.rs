@@ -113,6 +113,47 @@ async fn only_what_was_asked_for_is_content() {
 }
 
 #[tokio::test]
+async fn what_has_the_type_of_something_else_is_content_if_it_has_the_known_length() {
+    let json = "Content-Type: application/json\r\n";
+    let other = r#"{"foo":[1,2]}"#;
+    let cases = [
+        (json, "a.txt", Some(3000), None, false),
+        (json, "a.txt", None, Some(3000), false),
+        ("Content-Type: text/html\r\n", "a.txt", None, Some(3000), false),
+        (json, "a.txt", Some(13), None, true),
+        (json, "a.txt", None, Some(13), true),
+        (json, "a.txt", None, None, true),
+        (json, "a.json", None, Some(3000), true),
+        // A model may have written it again.
+        ("Content-Type: text/plain\r\n", "a.txt", Some(3000), Some(3000), true),
+        ("", "a.txt", Some(3000), None, true),
+    ];
+    for (headers, name, told, learnt, is_content) in cases {
+        let case = format!("{headers:?} {name} {told:?} {learnt:?}");
+        let path = format!("/mnt/data/{name}");
+        let file = serde_json::json!({ "id": "f", "bytes": told, "path": path, "source": "assistant" });
+        let file = serde_json::from_value(file).unwrap();
+        let chunked = format!(
+            "HTTP/1.1 200 OK\r\n{headers}Transfer-Encoding: chunked\r\n\r\nd\r\n{other}\r\n0\r\n\r\n"
+        );
+        let (url, _) = canned(vec![reply("200 OK", headers, other), chunked]);
+        let client = client(&url);
+        let mut content = client.content(&"c".into(), &"f".into(), &Part::Whole).await.unwrap();
+        let checked = content.check(&file, learnt).await;
+        assert_eq!(
+            checked.err().map(|error| error.kind),
+            (!is_content).then_some(ErrorKind::Protocol),
+            "{case}"
+        );
+        drop(content);
+        let mut content = client.content(&"c".into(), &"f".into(), &Part::Whole).await.unwrap();
+        content.check(&file, learnt).await.unwrap();
+        let expected = content.expected_len(&file, learnt);
+        assert_eq!(expected.is_none_or(|expected| expected == 13), is_content, "in chunks: {case}");
+    }
+}
+
+#[tokio::test]
 async fn a_deletion_that_the_server_denies_is_no_success() {
     let cases = [
         ("", true),
