@@ -11,6 +11,7 @@ mod crashes;
 mod differences;
 mod directories;
 mod doctor;
+mod ending;
 mod env;
 mod errors;
 mod flags;
