@@ -2,6 +2,7 @@
 
 mod adapter;
 mod call;
+mod connection;
 mod convert;
 mod heap;
 pub mod mount;

@@ -2,21 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config, MountOption, SessionACL};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::mount::MsFlags;
-use nix::sys::stat::Mode;
-use nix::unistd::{getgid, getuid};
+use fuser::{Config, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::connection::{self, Connection};
 use super::watchdog::{Watchdog, Watched};
 use super::{mounts, notify};
 use crate::vfs::Vfs;
@@ -44,6 +40,7 @@ pub struct Options {
 pub struct Session {
     mountpoint: PathBuf,
     device: (u32, u32),
+    connection: Arc<Connection>,
     ended: watch::Receiver<bool>,
 }
 
@@ -52,14 +49,22 @@ pub struct Session {
 /// # Errors
 /// The kernel's: no `/dev/fuse`, no permission, a kernel that is too old.
 pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Handle) -> io::Result<Session> {
+    let fd = connection::connect(mountpoint, options)?;
+    // What nobody will answer for does not stay.
+    serve(fd, vfs, mountpoint, options, runtime).inspect_err(|_| drop(mounts::unmount(mountpoint, true)))
+}
+
+fn serve(
+    fd: OwnedFd,
+    vfs: &Arc<Vfs>,
+    mountpoint: &Path,
+    options: &Options,
+    runtime: Handle,
+) -> io::Result<Session> {
+    let connection = Arc::new(Connection::of(&fd)?);
     let watchdog = Arc::<Watchdog>::default();
     let adapter = Adapter::new(vfs.clone(), runtime.clone(), watchdog.clone());
-    let session = match by_kernel(mountpoint, options) {
-        Ok(connection) => fuser::Session::from_fd(adapter, connection, acl(options), config(options))
-            .inspect_err(|_| drop(mounts::unmount(mountpoint, true)))?,
-        Err(Errno::EPERM) => fuser::Session::new(adapter, mountpoint, &config(options))?,
-        Err(errno) => return Err(errno.into()),
-    };
+    let session = fuser::Session::from_fd(adapter, fd, acl(options), config())?;
     // Read from the kernel's table: a stat would ask the filesystem that nobody answers for yet.
     let entry = mounts::topmost_at(mountpoint)?.filter(mounts::Entry::is_ours);
     let entry = entry.ok_or_else(|| io::Error::other("the mount is gone already"))?;
@@ -70,6 +75,7 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
     watchdog.watch(Watched {
         mountpoint: mountpoint.to_owned(),
         device: entry.device,
+        connection: connection.clone(),
         vfs: vfs.clone(),
         runtime,
     })?;
@@ -81,34 +87,7 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &Options, runtime: Hand
         }
         let _ = tell.send(true);
     })?;
-    Ok(Session { mountpoint: mountpoint.to_owned(), device: entry.device, ended })
-}
-
-/// Mounts without help, which takes root. `fuser` would give the mount a type that nobody knows it by, and
-/// unmount whatever lies at the path by then.
-fn by_kernel(mountpoint: &Path, options: &Options) -> nix::Result<OwnedFd> {
-    let connection = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
-        connection.as_raw_fd(),
-        getuid(),
-        getgid()
-    );
-    if options.allow_other {
-        data.push_str(",allow_other");
-    }
-    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
-    if options.read_only {
-        flags |= MsFlags::MS_RDONLY;
-    }
-    nix::mount::mount(
-        Some(options.source.as_str()),
-        mountpoint,
-        Some(mounts::FSTYPE),
-        flags,
-        Some(data.as_str()),
-    )?;
-    Ok(connection)
+    Ok(Session { mountpoint: mountpoint.to_owned(), device: entry.device, connection, ended })
 }
 
 /// Raises what the kernel reads ahead of a program, which it grants to root alone, and to nobody in the
@@ -124,21 +103,8 @@ fn acl(options: &Options) -> SessionACL {
     if options.allow_other { SessionACL::All } else { SessionACL::Owner }
 }
 
-/// The same for `fusermount3`, which mounts for everyone else.
-fn config(options: &Options) -> Config {
+fn config() -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("containerfs".to_owned()),
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoAtime,
-        MountOption::DefaultPermissions,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    config.acl = acl(options);
     config.n_threads = Some(READER_THREADS);
     config.clone_fd = true;
     config
@@ -162,6 +128,11 @@ impl Session {
     /// # Errors
     /// What the kernel or `fusermount3` says.
     pub fn unmount(&self) -> io::Result<()> {
+        if self.connection.has_ended() {
+            // Who unmounted us may have mounted something else since, which may even have our number: the
+            // kernel gives the lowest that is free. If we were cut off and not unmounted, it is dead, and ours.
+            return mounts::unmount_dead(&self.mountpoint, self.device);
+        }
         match mounts::unmount_ours(&self.mountpoint, self.device, false) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                 mounts::unmount_ours(&self.mountpoint, self.device, true)

@@ -6,12 +6,18 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 /// The type of our mounts in the kernel's table.
 pub const FSTYPE: &str = "fuse.containerfs";
+
+/// How long a filesystem may take to say that it is alive. The kernel tells at once of one that is dead.
+const DEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +77,16 @@ pub fn is_stale(path: &Path) -> bool {
         || nix::sys::statfs::statfs(path).is_err_and(|errno| is_dead(errno.into()))
 }
 
+/// The same of a path that may lie in the mount of a daemon that does not answer; `None` if nobody has said
+/// after [`DEAD_WAIT`].
+pub fn is_stale_in_time(path: &Path) -> Option<bool> {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_owned();
+    // It waits in the kernel for as long as that daemon lets it, and ends with this process at the latest.
+    thread::Builder::new().spawn(move || tell.send(is_stale(&path))).ok()?;
+    told.recv_timeout(DEAD_WAIT).ok()
+}
+
 /// Takes dead containerfs mounts away from `path`, which need not be canonical. Returns whether there was
 /// one.
 ///
@@ -89,15 +105,27 @@ pub fn clear_stale(path: &Path) -> io::Result<bool> {
     Ok(cleared)
 }
 
-/// Unmounts the filesystem `device` from `mountpoint`, if it is still what is seen there.
+/// Unmounts the containerfs mount with the number `device` from `mountpoint`, if it is still what is seen
+/// there. Its daemon must still hold it, or the number may be another's.
 ///
 /// # Errors
 /// `EBUSY` if it is in use and `lazy` is not set; anything else that the kernel or `fusermount3` says.
 pub fn unmount_ours(mountpoint: &Path, device: (u32, u32), lazy: bool) -> io::Result<()> {
-    match topmost_at(mountpoint)? {
-        Some(entry) if entry.device == device => unmount(mountpoint, lazy),
-        _ => Ok(()),
-    }
+    if is_at(mountpoint, device)? { unmount(mountpoint, lazy) } else { Ok(()) }
+}
+
+/// The same of one whose connection has ended: only what is dead is taken away.
+///
+/// # Errors
+/// What the kernel or `fusermount3` says.
+pub fn unmount_dead(mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
+    let is_dead = is_at(mountpoint, device)? && is_stale_in_time(mountpoint) == Some(true);
+    if is_dead { unmount(mountpoint, true) } else { Ok(()) }
+}
+
+/// Whether what is seen at `mountpoint` is the containerfs mount with the number `device`.
+fn is_at(mountpoint: &Path, device: (u32, u32)) -> io::Result<bool> {
+    Ok(topmost_at(mountpoint)?.is_some_and(|entry| entry.is_ours() && entry.device == device))
 }
 
 /// An absolute path with the parent resolved: the last component may be dead.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::connection::Connection;
 use super::heap::Heap;
 use super::mounts;
 use crate::vfs::Vfs;
@@ -51,6 +52,7 @@ pub(super) struct Open(Arc<Watchdog>);
 pub(super) struct Watched {
     pub(super) mountpoint: PathBuf,
     pub(super) device: (u32, u32),
+    pub(super) connection: Arc<Connection>,
     pub(super) vfs: Arc<Vfs>,
     pub(super) runtime: Handle,
 }
@@ -161,15 +163,25 @@ impl Pulse {
 fn end(watched: &Watched, silence: Duration) -> ! {
     // First of all, because a thread that hangs in a disk keeps a killed process, and with it the connection,
     // alive.
-    let connection = format!("/sys/fs/fuse/connections/{}/abort", watched.device.1);
-    let aborted = fs::write(&connection, "1").map(|()| "its connection was aborted");
-    let what = aborted.unwrap_or("its end closes the connection");
+    let has_ended = watched.connection.has_ended();
+    let what = if has_ended {
+        // Its number may be another mount's by now.
+        "it was unmounted before"
+    } else {
+        let connection = format!("/sys/fs/fuse/connections/{}/abort", watched.device.1);
+        let aborted = fs::write(&connection, "1").map(|()| "its connection was aborted");
+        aborted.unwrap_or("its end closes the connection")
+    };
     let (mountpoint, device) = (watched.mountpoint.clone(), watched.device);
     let (told, done) = mpsc::channel();
     let unmounted = told.clone();
     // Each by itself: either may hang.
     let _ = thread::Builder::new().spawn(move || {
-        let _ = mounts::unmount_ours(&mountpoint, device, true);
+        let _ = if has_ended {
+            mounts::unmount_dead(&mountpoint, device)
+        } else {
+            mounts::unmount_ours(&mountpoint, device, true)
+        };
         let _ = unmounted.send(());
     });
     let mountpoint = watched.mountpoint.clone();

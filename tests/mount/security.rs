@@ -436,3 +436,24 @@ fn other_users_come_in_with_their_permissions_checked_and_never_with_setuid_or_d
         }
     });
 }
+
+#[test]
+fn a_mount_in_the_place_of_one_of_the_same_user_stays_when_the_daemon_of_that_ends() {
+    on_openai(|env| {
+        env.container("c");
+        let tmp = env.dir.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o777)).unwrap();
+        let Some(mount) = Stranger::mounts(env, &tmp) else { return };
+        let (pid, dir, url) = (mount.daemon.id(), env.dir.path().display(), env.emulator.base_url());
+        // While it is stopped it cannot notice; its namespace is this shell's for as long as this needs it.
+        let replaced = format!(
+            "kill -STOP {pid} && fusermount3 -u \"$0\" && \
+             OPENAI_API_KEY=sk-test OPENAI_BASE_URL={url} CONTAINERFS_STATE_DIR='{dir}/state2' \
+             CONTAINERFS_CACHE_DIR='{dir}/cache2' \"$1\" mount \"$0\" && kill -CONT {pid} || exit 1; \
+             until grep -q '^State:.Z' /proc/{pid}/status; do sleep 0.05; done; \
+             ls \"$0\"; \"$1\" unmount \"$0\""
+        );
+        assert_eq!(mount.sh(env, &tmp, &replaced), "c\n");
+    });
+}

@@ -1,13 +1,18 @@
 //! What a person sees of an unmount: how far it is, and what is left.
 
+use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Fault, Kind};
+use containerfs::fuse::mounts;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::env::{Env, Mount, is_mounted, noise, on_openai, program_is_missing, save, wait_until};
+use crate::env::{
+    Env, Mount, is_missing, is_mounted, noise, on_openai, program_is_missing, save, wait_until,
+};
 
 /// Three files of 12 MiB, more than sockets hold, that wait, and a server that takes its time with each.
 fn waiting(env: &Env, bytes_per_second: u64) -> Mount {
@@ -142,5 +147,75 @@ fn a_demo_keeps_nothing_and_does_not_say_that_it_does() {
         assert_eq!((output.status.code(), mount.wait()), (Some(0), 0), "{}", told(&output));
         let told = told(&output) + &mount.log();
         assert!(!told.contains("kept") && !told.contains("not on the server"), "{told}");
+    });
+}
+
+/// Mounts a tmpfs on `dir` that has the number which `device` had; returns whether there was one to be had.
+fn mount_with_its_number(env: &Env, dir: &Path, device: (u32, u32)) -> bool {
+    let umount = |at: &Path| nix::mount::umount(at).unwrap_or_default();
+    // The kernel gives the lowest that is free; others run beside this test and let go of some.
+    for n in 0..16 {
+        let at = env.dir.path().join(format!("tmpfs{n}"));
+        std::fs::create_dir_all(&at).unwrap();
+        mount(Some("t"), &at, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let found = mounts::topmost_at(&at).unwrap().unwrap().device == device;
+        if found {
+            mount(Some(&at), dir, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        }
+        if found || n == 15 {
+            (0..=n).for_each(|n| umount(&env.dir.path().join(format!("tmpfs{n}"))));
+            return found;
+        }
+    }
+    false
+}
+
+#[test]
+fn what_has_taken_the_place_of_a_mount_stays_when_its_daemon_ends() {
+    if is_missing("root, to mount", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    on_openai(|env| {
+        env.container("box");
+        let mut has_been_seen = false;
+        for _ in 0..10 {
+            let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h", "--drain-timeout", "1s"]);
+            assert_eq!(save(&mount.path("box/f"), b"x"), Ok(()));
+            env.inject(Kind::Upload, Fault::HangBefore);
+            let device = mounts::topmost_at(&mount.dir).unwrap().unwrap().device;
+            nix::mount::umount(&mount.dir).unwrap();
+            let has_its_number = mount_with_its_number(env, &mount.dir, device);
+            assert_eq!(mount.wait(), 3);
+            env.emulator.faults().clear();
+            if has_its_number {
+                let there = mounts::topmost_at(&mount.dir).unwrap();
+                assert!(there.is_some(), "it has been taken away");
+                nix::mount::umount(&mount.dir).unwrap();
+                has_been_seen = true;
+                break;
+            }
+        }
+        assert!(has_been_seen, "nothing has had the number of the mount");
+    });
+}
+
+#[test]
+fn a_mount_that_was_cut_off_is_taken_away() {
+    if is_missing("root, to cut it off", !nix::unistd::geteuid().is_root()) {
+        return;
+    }
+    on_openai(|env| {
+        let id = env.container("box");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        assert_eq!(save(&mount.path("box/f"), b"x"), Ok(()));
+        let (_, minor) = mounts::topmost_at(&mount.dir).unwrap().unwrap().device;
+        let control = env.dir.path().join("fusectl");
+        std::fs::create_dir(&control).unwrap();
+        nix::mount::mount(Some("f"), &control, Some("fusectl"), MsFlags::empty(), None::<&str>).unwrap();
+        let aborted = std::fs::write(control.join(format!("{minor}/abort")), "1");
+        nix::mount::umount(&control).unwrap();
+        aborted.unwrap();
+        assert_eq!((mount.wait(), is_mounted(&mount.dir)), (0, false));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"x");
     });
 }
