@@ -190,18 +190,27 @@ async fn answer(
             let within = if force { Some(Duration::ZERO) } else { asked.map(|asked| asked.min(UNMOUNT_MAX)) };
             // All of it, before the first byte goes.
             tell(&mut writer, &Answer::Progress(vfs.progress())).await?;
-            let (left, mut ended) = oneshot::channel();
+            let (left, ended) = oneshot::channel();
             unmounts.send(UnmountRequest { within, left }).map_err(io::Error::other)?;
-            let left = loop {
-                match tokio::time::timeout(PROGRESS_EVERY, &mut ended).await {
-                    Ok(left) => break left.unwrap_or_default(),
-                    Err(_) => tell(&mut writer, &Answer::Progress(vfs.progress())).await?,
-                }
-            };
-            tell(&mut writer, &Answer::Done(left)).await?;
+            tell_until_the_end(&mut writer, ended, || vfs.progress()).await?;
             // The connection stays open until the process is gone: that is what the other side waits for, if
             // it does.
             tokio::io::copy(&mut reader, &mut tokio::io::sink()).await.map(|_| ())
+        }
+    }
+}
+
+/// Tells progress, and at the end what is left. Where nobody knows what is, nothing is said of it: that would
+/// be taken for all is well.
+async fn tell_until_the_end(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut ended: oneshot::Receiver<Vec<Left>>,
+    progress: impl Fn() -> Progress,
+) -> io::Result<()> {
+    loop {
+        match tokio::time::timeout(PROGRESS_EVERY, &mut ended).await {
+            Ok(left) => return tell(writer, &Answer::Done(left.map_err(io::Error::other)?)).await,
+            Err(_) => tell(writer, &Answer::Progress(progress())).await?,
         }
     }
 }
@@ -301,6 +310,22 @@ mod tests {
         let (mut ours, theirs) = tokio::io::duplex(8);
         assert_eq!(tell(&mut ours, &"x".repeat(9)).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_nobody_has_seen_is_not_told_as_one_with_nothing_left() {
+        let (mut ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let (left, ended) = oneshot::channel();
+        let dies = async {
+            tokio::time::sleep(PROGRESS_EVERY * 3 / 2).await;
+            drop(left);
+        };
+        let (told, ()) = tokio::join!(tell_until_the_end(&mut ours, ended, Progress::default), dies);
+        assert!(told.is_err());
+        drop(ours);
+        let mut text = String::new();
+        theirs.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "{\"progress\":{\"files_left\":0,\"bytes_left\":0}}\n");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Handle};
@@ -19,7 +19,7 @@ use crate::emulator::{self, Emulator, Profile};
 use crate::fuse::{self, Session};
 use crate::journal;
 use crate::private;
-use crate::vfs::{self, Left, Vfs};
+use crate::vfs::{self, Deadline, Left, Vfs};
 
 /// Threads of the runtime: they wait for the network and the disk, not for the processor.
 const WORKERS: usize = 4;
@@ -130,26 +130,23 @@ async fn wait_for_drains(state_dir: &Path, signals: &mut Signals) -> Result<(), 
 impl Mounted {
     /// Serves until somebody ends it, drains, and unmounts.
     async fn serve(mut self) -> Vec<Left> {
-        let mut asked = None;
+        let mut asked = Vec::new();
         tokio::select! {
             () = self.session.ended() => tracing::info!("unmounted from outside"),
             () = self.signals.next() => tracing::info!("ended by a signal"),
             // Without a socket nobody will ever ask.
-            Some(request) = self.unmounts.recv() => asked = Some(request),
+            Some(request) = self.unmounts.recv() => asked.push(request),
         }
-        let within = asked.as_ref().and_then(|request| request.within).unwrap_or(self.drain_timeout);
+        let within = asked.first().and_then(|request| request.within).unwrap_or(self.drain_timeout);
         tell_systemd(NotifyState::Stopping);
         // Its own patience may be shorter, and what it kills is not uploaded.
         let patience = u32::try_from((within + UNMOUNT_WAIT).as_micros()).unwrap_or(u32::MAX);
         tell_systemd(NotifyState::ExtendTimeoutUsec(patience));
         tell_systemd(NotifyState::Status("uploading what is not on the server yet"));
         self.tell_what_waits();
-        let begun = Instant::now();
-        let (left, was_in_time) = tokio::select! {
-            left = self.vfs.drain(within) => (left, begun.elapsed() < within),
-            // A second signal: whoever sent it does not want to wait.
-            () = self.signals.next() => (self.vfs.drain(Duration::ZERO).await, false),
-        };
+        let deadline = Deadline::after(within);
+        let vfs = self.vfs.clone();
+        let left = self.hear(&deadline, &mut asked, vfs.drain(&deadline)).await;
         // Its server goes with it: nothing is lost that would not be lost on the server.
         let left = if self.demo.is_some() { Vec::new() } else { left };
         if let Err(error) = self.session.unmount() {
@@ -159,20 +156,49 @@ impl Mounted {
         drop(self.socket.take());
         // Who waits in the kernel for an upload that has had its time is not waited for: the bytes are in the
         // journal, and the end of the process lets the callers go with an error.
-        let wait = if was_in_time { UNMOUNT_WAIT } else { Duration::ZERO };
-        let _ = tokio::time::timeout(wait, self.session.ended()).await;
+        let wait = if deadline.is_over() { Duration::ZERO } else { UNMOUNT_WAIT };
+        let (deadline, session) = (Deadline::after(wait), self.session.clone());
+        self.hear(&deadline, &mut asked, deadline.keep(session.ended())).await;
         if !left.is_empty() {
             tell_systemd(NotifyState::Status(&format!("{} not on the server, and kept", left.len())));
         }
         for item in &left {
             tracing::warn!(name = ?item.name, reason = ?item.reason, "not on the server");
         }
-        if let Some(request) = asked {
-            let _ = request.left.send(left.clone());
-            // Its connection has to carry the answer before the process goes.
+        // Who asks from here on is told that there is nobody.
+        self.unmounts.close();
+        asked.extend(std::iter::from_fn(|| self.unmounts.try_recv().ok()));
+        if !asked.is_empty() {
+            for request in asked {
+                let _ = request.left.send(left.clone());
+            }
+            // Their connections have to carry the answer before the process goes.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         left
+    }
+
+    /// Does a part of the end. Whoever asks for it meanwhile gets the same answer, and brings the deadline
+    /// forward if he has less patience; a further signal has none.
+    async fn hear<T>(
+        &mut self,
+        deadline: &Deadline,
+        asked: &mut Vec<UnmountRequest>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                outcome = &mut work => return outcome,
+                () = self.signals.next() => deadline.bring_forward(Duration::ZERO),
+                Some(request) = self.unmounts.recv() => {
+                    if let Some(within) = request.within {
+                        deadline.bring_forward(within);
+                    }
+                    asked.push(request);
+                }
+            }
+        }
     }
 
     /// In the foreground somebody may watch, and wonder why it does not end. In the background nobody hears

@@ -36,7 +36,7 @@ pub struct Options {
 }
 
 /// A mounted filesystem.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Session {
     mountpoint: PathBuf,
     device: (u32, u32),

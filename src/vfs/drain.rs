@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use crate::api::FileId;
 use crate::api::priority::{self, Urgency};
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
+use crate::vfs::deadline::Deadline;
 use crate::vfs::promise::When;
 
 /// Something that is not on the server.
@@ -33,23 +32,20 @@ pub(super) struct Waiting {
 }
 
 impl Vfs {
-    /// Refuses new changes and sends everything that is not on the server yet, for at most `within`. What is
+    /// Refuses new changes and sends everything that is not on the server yet, until `deadline`. What is
     /// open, dirty or unreleased counts as closed: the kernel drops releases at an unmount. Returns what
     /// is left; its bytes are durable in the journal.
-    pub async fn drain(self: &Arc<Self>, within: Duration) -> Vec<Left> {
+    pub async fn drain(self: &Arc<Self>, deadline: &Deadline) -> Vec<Left> {
         self.stop();
-        let deadline = Instant::now() + within;
         // A save that fails for a moment has another chance, and a write may still have been under way.
         for _ in 0..2 {
-            let _ =
-                tokio::time::timeout_at(deadline, priority::with(Urgency::Behind, self.send_everything()))
-                    .await;
+            deadline.keep(priority::with(Urgency::Behind, self.send_everything())).await;
         }
         self.behind.close();
-        let _ = tokio::time::timeout_at(deadline, self.behind.wait()).await;
-        let _ = tokio::time::timeout_at(deadline, self.delete_everything()).await;
+        deadline.keep(self.behind.wait()).await;
+        deadline.keep(self.delete_everything()).await;
         // A save that a program waits for may be about to strike its note out.
-        let _ = tokio::time::timeout_at(deadline, self.everything_has_arrived()).await;
+        deadline.keep(self.everything_has_arrived()).await;
         self.keep_what_is_left();
         self.state().remember_directories();
         self.left()

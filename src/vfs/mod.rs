@@ -12,6 +12,7 @@ mod ahead;
 pub mod attr;
 mod commit;
 mod creation;
+mod deadline;
 mod deletions;
 mod descriptors;
 mod directory;
@@ -61,6 +62,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub use attr::{Attr, Entry, FileKind, Maker, SetAttr};
+pub use deadline::Deadline;
 pub use directory::DirEntry;
 pub use drain::Left;
 pub use error::{Error, Result};

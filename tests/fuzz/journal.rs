@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use containerfs::journal::pending;
 use containerfs::journal::{Intent, Meta};
-use containerfs::vfs::FileKind;
+use containerfs::vfs::{Deadline, FileKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ fn case(input: &[u8], world: &World) {
         }
     }
     let _ = vfs.status();
-    let left = world.runtime.block_on(vfs.drain(Duration::from_secs(5)));
+    let left = world.runtime.block_on(vfs.drain(&Deadline::after(Duration::from_secs(5))));
     let ended = Arc::downgrade(&vfs);
     drop(vfs);
     assert!(is_soon(|| ended.strong_count() == 0), "something keeps a mount that has ended");

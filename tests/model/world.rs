@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerfs::api::{Client, ClientConfig};
 use containerfs::emulator::{Config as ServerConfig, Emulator, FaultRule, Profile, Quirks};
 use containerfs::namespace::inode::{Ino, ROOT};
-use containerfs::vfs::{Config, Entry, FileKind, Found, Left, Maker, Result, SetAttr, Vfs};
+use containerfs::vfs::{Config, Deadline, Entry, FileKind, Found, Left, Maker, Result, SetAttr, Vfs};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::reference::Bytes;
@@ -78,7 +78,7 @@ impl World {
     /// Ends the mount as `unmount` does. Returns what is left.
     pub(crate) fn unmount(&mut self) -> Vec<Left> {
         let Mount { runtime, vfs, .. } = self.mount.take().unwrap();
-        let left = runtime.block_on(vfs.drain(TIMEOUT * 4));
+        let left = runtime.block_on(vfs.drain(&Deadline::after(TIMEOUT * 4)));
         drop(vfs);
         runtime.shutdown_timeout(TIMEOUT);
         left

@@ -1,7 +1,7 @@
 //! What a person sees of an unmount: how far it is, and what is left.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Fault, Kind};
@@ -120,6 +120,41 @@ fn force_and_a_timeout_do_not_wait_for_who_waits_for_an_upload() {
             env.store().delete_file(&id, &env.versions(&id, "f")[0].id);
         }
     });
+}
+
+#[test]
+fn who_has_less_patience_ends_the_wait_of_all_and_they_are_told_the_same() {
+    for flags in [&["--force"][..], &["--timeout", "500ms"]] {
+        for by_signal in [false, true] {
+            on_openai(|env| {
+                env.container("box");
+                // For minutes, if nobody were in a hurry.
+                let mut mount = waiting(env, 64 << 10);
+                let mut patient = env.command(&["unmount", "--timeout", "1h"]);
+                let patient = patient.arg(&mount.dir).stderr(Stdio::piped());
+                let patient = if by_signal {
+                    kill(Pid::from_raw(mount.pid()), Signal::SIGTERM).unwrap();
+                    None
+                } else {
+                    Some(patient.spawn().unwrap())
+                };
+                wait_until("it is ending", || {
+                    let status = env.command(&["status", "--json"]).arg(&mount.dir).output().unwrap();
+                    String::from_utf8_lossy(&status.stdout).contains("\"ending\": true")
+                });
+                let begun = Instant::now();
+                let hasty = env.command(&["unmount"]).args(flags).arg(&mount.dir).output().unwrap();
+                assert!(begun.elapsed() < Duration::from_secs(8), "{flags:?}: {:?}", begun.elapsed());
+                assert_eq!(mount.wait(), 3);
+                let outputs = [Some(hasty), patient.map(|child| child.wait_with_output().unwrap())];
+                for output in outputs.into_iter().flatten() {
+                    let told = told(&output);
+                    assert_eq!(output.status.code(), Some(3), "{told}");
+                    assert!(["box/a", "box/b", "box/c"].iter().all(|name| told.contains(name)), "{told}");
+                }
+            });
+        }
+    }
 }
 
 #[test]
