@@ -96,10 +96,17 @@ fn list_mounts() -> Result<ExitCode> {
 /// The canonical mountpoint: an empty directory on which nothing of ours is mounted.
 fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
     let shown = mountpoint.display();
-    if mounts::clear_stale(mountpoint)
-        .with_context(|| format!("{shown} is a dead mount that cannot be cleared"))?
-    {
-        eprintln!("containerfs: cleared the dead mount that was left at {shown}");
+    // Before anything that would be a call to a mount that is there.
+    if let Ok(at) = mounts::absolute(mountpoint) {
+        if mounts::clear_stale(&at)
+            .with_context(|| format!("{shown} is a dead mount that cannot be cleared"))?
+        {
+            eprintln!("containerfs: cleared the dead mount that was left at {shown}");
+        }
+        wait_for_end(&at)?;
+        if mounts::topmost_at(&at)?.is_some_and(|entry| entry.is_ours()) {
+            bail!("{shown} is a containerfs mount already: `containerfs unmount {shown}` ends it");
+        }
     }
     match fs::metadata(mountpoint) {
         Ok(found) if !found.is_dir() => bail!("{shown} is not a directory: mount on an empty directory"),
@@ -114,10 +121,6 @@ fn usable(mountpoint: &Path, make: bool) -> Result<PathBuf> {
     }
     let canonical =
         mountpoint.canonicalize().with_context(|| format!("cannot use the mountpoint {shown}"))?;
-    wait_for_end(&canonical)?;
-    if mounts::topmost_at(&canonical)?.is_some_and(|entry| entry.is_ours()) {
-        bail!("{shown} is a containerfs mount already: `containerfs unmount {shown}` ends it");
-    }
     if let Some(around) = mounts::around(&canonical)? {
         bail!("{shown} lies in the containerfs mount {}: mount elsewhere", around.display());
     }

@@ -14,7 +14,8 @@ use serde::Serialize;
 use crate::cli::args;
 use crate::cli::exit_codes::ExitCode;
 use crate::cli::output;
-use crate::daemon::control::{Connection, Question};
+use crate::daemon::asking::Connection;
+use crate::daemon::control::Question;
 use crate::fuse::mounts::{self, Entry};
 use crate::vfs::Located;
 

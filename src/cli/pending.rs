@@ -7,7 +7,8 @@ use indicatif::HumanBytes;
 use crate::cli::args::{Pending, StateDir};
 use crate::cli::exit_codes::ExitCode;
 use crate::cli::{directories, output};
-use crate::daemon::control::{Answer, Connection, Question};
+use crate::daemon::asking::Connection;
+use crate::daemon::control::{Answer, Question};
 use crate::fuse::mounts::{self, Entry};
 use crate::journal::pending::{Item, items};
 use crate::vfs::Left;
@@ -134,7 +135,7 @@ fn ask_the_living(ids: &[String], question: impl Fn(Vec<String>) -> Question) ->
     }
     for entry in mounts::all()?.iter().filter(|entry| Entry::is_ours(entry)) {
         for ids in ids.chunks(AT_ONCE) {
-            let answer = Connection::ask(entry.device, &question(ids.to_vec()))
+            let answer = Connection::ask_patiently(entry.device, &question(ids.to_vec()))
                 .and_then(|mut connection| connection.line());
             match answer.map(|line| line.and_then(|line| serde_json::from_str(&line).ok())) {
                 Ok(Some(Answer::Done(mut left))) => answers.left.append(&mut left),

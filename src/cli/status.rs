@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::cli::args::Status;
 use crate::cli::exit_codes::ExitCode;
 use crate::cli::output;
-use crate::daemon::control::{Connection, Question};
+use crate::daemon::asking::Connection;
+use crate::daemon::control::Question;
 use crate::fuse::mounts::{self, Entry};
 
 /// Shows the mounts, once or again and again. One that was named and does not answer is a failure.
@@ -81,6 +82,10 @@ fn ask(entry: &Entry) -> Value {
             serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" }))
         }
         Ok(None) => json!({ "error": "it does not answer" }),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let at = entry.mountpoint.display();
+            json!({ "error": format!("{error}, and does not answer: `containerfs unmount --force {at}` takes the mount away") })
+        }
         Err(_) if let Some(dead) = dead(entry) => json!({ "error": dead, "dead": true }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             json!({ "error": "it answers the user who mounted it, and nobody else" })

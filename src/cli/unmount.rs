@@ -1,7 +1,6 @@
 //! `containerfs unmount`: waits for the uploads, with progress, and says what is left.
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +9,8 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use crate::cli::args::Unmount;
 use crate::cli::exit_codes::ExitCode;
 use crate::cli::output;
-use crate::daemon::control::{Answer, Connection, Question};
+use crate::daemon::asking::Connection;
+use crate::daemon::control::{Answer, Question};
 use crate::fuse::mounts::{self, Entry};
 use crate::vfs::{Left, Progress};
 
@@ -19,6 +19,12 @@ const VANISH_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a mount may take from being seen to being asked.
 const LISTEN_WAIT: Duration = Duration::from_secs(1);
+
+/// What is said of a daemon that is stopped or stuck.
+const SILENT: &str = "the daemon does not answer";
+
+/// Where to look when nobody has said what is left.
+const LEFT: &str = "the next mount sends what it finds in the state directory";
 
 /// What takes no longer than this needs no progress.
 const QUIET: Duration = Duration::from_millis(150);
@@ -32,14 +38,6 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 /// Nothing of ours is mounted there, or it cannot be unmounted.
 pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     let shown = args.mountpoint.display();
-    if mounts::clear_stale(&args.mountpoint)
-        .with_context(|| format!("cannot clear the dead mount at {shown}"))?
-    {
-        eprintln!(
-            "containerfs: the mount at {shown} was dead; what it had not uploaded is sent by the next mount"
-        );
-        return Ok(ExitCode::Success);
-    }
     let at = mounts::absolute(&args.mountpoint).with_context(|| format!("{shown} does not exist"))?;
     let Some(entry) = mounts::topmost_at(&at)?.filter(Entry::is_ours) else {
         if let Some(around) = mounts::around(&at)? {
@@ -49,9 +47,18 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     };
     let question =
         Question::Unmount { timeout_seconds: args.timeout.map(|t| t.as_secs_f64()), force: args.force };
-    match ask(entry.device, &question) {
-        Ok(connection) => drained(connection, &at),
-        Err(error) => {
+    match ask(&entry, &question)? {
+        Asked::Answers(connection) => drained(connection, &entry, patience(args)),
+        Asked::Dead => {
+            mounts::clear_stale(&at).with_context(|| format!("cannot clear the dead mount at {shown}"))?;
+            eprintln!(
+                "containerfs: the mount at {shown} was dead; what it had not uploaded is sent by the next mount"
+            );
+            Ok(ExitCode::Success)
+        }
+        Asked::Silent if patience(args).is_some() => detach(&entry),
+        Asked::Silent => bail!("{SILENT} at {shown}: --force takes the mount away without it"),
+        Asked::Nobody(error) => {
             tracing::debug!(%error, "nobody answers at the control socket");
             mounts::unmount_ours(&at, entry.device, args.force)
                 .with_context(|| format!("cannot unmount {shown}; --force takes it away from its users"))?;
@@ -60,44 +67,91 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
     }
 }
 
-/// A mount is seen a moment before it can be asked.
-fn ask(device: (u32, u32), question: &Question) -> io::Result<Connection> {
+/// How long is waited for a daemon that says nothing; for ever if there is no limit.
+fn patience(args: &Unmount) -> Option<Duration> {
+    if args.force { Some(Duration::ZERO) } else { args.timeout }
+}
+
+enum Asked {
+    Answers(Connection),
+    /// The daemon is gone, and the mount is left.
+    Dead,
+    /// The daemon is there, and stopped or stuck.
+    Silent,
+    /// It serves, and is not to be asked by us.
+    Nobody(io::Error),
+}
+
+/// The mount itself is asked for signs of life only if nobody is behind the socket: the call would wait for a
+/// daemon that is stopped.
+fn ask(entry: &Entry, question: &Question) -> Result<Asked> {
+    // A mount is seen a moment before it can be asked.
     let deadline = Instant::now() + LISTEN_WAIT;
     loop {
-        match Connection::ask(device, question) {
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
-            answer => return answer,
+        match Connection::ask(entry.device, question) {
+            Ok(connection) => return Ok(Asked::Answers(connection)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Asked::Silent),
+            Err(_) if mounts::is_stale(&entry.mountpoint) => return Ok(Asked::Dead),
+            Err(_) if !is_there(entry)? => bail!("the mount has ended meanwhile: {LEFT}"),
+            Err(error) if Instant::now() > deadline => return Ok(Asked::Nobody(error)),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
 }
 
-fn drained(mut connection: Connection, at: &Path) -> Result<ExitCode> {
+fn drained(mut connection: Connection, entry: &Entry, patience: Option<Duration>) -> Result<ExitCode> {
     let mut left = None;
     let mut display = Display::new();
-    while let Some(line) = connection.line()? {
-        match serde_json::from_str(&line)? {
-            Answer::Progress(progress) => display.show(progress),
-            Answer::Done(items) => left = Some(items),
+    loop {
+        match connection.line() {
+            Ok(Some(line)) => match serde_json::from_str(&line)? {
+                Answer::Progress(progress) => display.show(progress),
+                Answer::Done(items) => left = Some(items),
+            },
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                if left.is_some() {
+                    // It has ended but for its process.
+                    break;
+                }
+                if patience.is_some_and(|patience| display.begun.elapsed() >= patience) {
+                    return detach(entry);
+                }
+                display.tell_once(&format!("{SILENT}; --force takes the mount away without it"));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     display.finish();
-    let Some(left) = left else {
-        bail!(
-            "the mount ended without saying what is left: the next mount sends what it finds in the state directory"
-        )
-    };
-    wait_until_gone(at)?;
+    let Some(left) = left else { bail!("the mount ended without saying what is left: {LEFT}") };
+    wait_until_gone(entry)?;
     report(&left)
 }
 
-fn wait_until_gone(at: &Path) -> Result<()> {
+/// Takes the mount away from a daemon that does not answer.
+fn detach(entry: &Entry) -> Result<ExitCode> {
+    let at = entry.mountpoint.display();
+    eprintln!(
+        "containerfs: {SILENT} at {at}: the mount is taken away without it. What is not on the server is sent \
+         when it goes on, or by the next mount when it has ended"
+    );
+    mounts::unmount_ours(&entry.mountpoint, entry.device, true)
+        .with_context(|| format!("cannot unmount {at}"))?;
+    Ok(ExitCode::Failed)
+}
+
+fn is_there(entry: &Entry) -> io::Result<bool> {
+    let there = mounts::topmost_at(&entry.mountpoint)?;
+    // Another one may be there by now.
+    Ok(there.is_some_and(|there| (there.device, there.mount_id) == (entry.device, entry.mount_id)))
+}
+
+fn wait_until_gone(entry: &Entry) -> Result<()> {
     let deadline = Instant::now() + VANISH_WAIT;
-    while mounts::is_stale(at) || mounts::topmost_at(at)?.is_some_and(|entry| entry.is_ours()) {
-        if mounts::is_stale(at) {
-            mounts::clear_stale(at)?;
-        }
+    while is_there(entry)? {
+        mounts::clear_stale(&entry.mountpoint)?;
         if Instant::now() > deadline {
-            bail!("{} is still mounted", at.display());
+            bail!("{} is still mounted", entry.mountpoint.display());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -118,11 +172,12 @@ struct Display {
     most: Progress,
     begun: Instant,
     last_line: Option<Instant>,
+    has_told: bool,
 }
 
 impl Display {
     fn new() -> Self {
-        Self { bar: None, most: Progress::default(), begun: Instant::now(), last_line: None }
+        Self { bar: None, most: Progress::default(), begun: Instant::now(), last_line: None, has_told: false }
     }
 
     fn show(&mut self, now: Progress) {
@@ -149,6 +204,17 @@ impl Display {
         } else if self.last_line.is_none_or(|last| last.elapsed() > LINE_EVERY) {
             self.last_line = Some(Instant::now());
             eprintln!("uploading: {told}");
+        }
+    }
+
+    /// Something that a person should know while he waits.
+    fn tell_once(&mut self, what: &str) {
+        if std::mem::replace(&mut self.has_told, true) {
+            return;
+        }
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("containerfs: {what}")),
+            None => eprintln!("containerfs: {what}"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Going to the background, while the caller's terminal still learns how the start went.
 //!
-//! The process forks before it has a thread. The child reports through a pipe; the parent waits for the
+//! The process forks while it has one thread. The child reports through a pipe; the parent waits for the
 //! report, prints an error if it is one, and ends with its code.
 
 use std::fs::{File, OpenOptions};
@@ -31,7 +31,7 @@ pub struct Reporter(File);
 /// The kernel's.
 pub fn detach() -> io::Result<Role> {
     let (from_child, to_parent) = pipe()?;
-    // SAFETY: nothing has started a thread yet, so the child may go on as if nothing had happened.
+    // SAFETY: there is no other thread, so the child may go on as if nothing had happened.
     match unsafe { fork() }? {
         ForkResult::Parent { .. } => {
             drop(to_parent);

@@ -5,15 +5,13 @@
 //! are heard and believed, nobody else.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -27,9 +25,6 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// The longest question, in bytes.
 const QUESTION_MAX: usize = 32 << 10;
-
-/// The longest line of an answer, in bytes.
-const LINE_MAX: u64 = 256 << 20;
 
 /// Who has not asked, or not read a line of the answer, after this time is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -232,60 +227,12 @@ async fn tell(writer: &mut (impl AsyncWrite + Unpin), what: &impl Serialize) -> 
     Ok(())
 }
 
-/// A connection to a mount.
-#[derive(Debug)]
-pub struct Connection(BufReader<UnixStream>);
-
-impl Connection {
-    /// Asks the mount with the device number `device`.
-    ///
-    /// # Errors
-    /// Nobody listens.
-    pub fn ask(device: (u32, u32), question: &Question) -> io::Result<Self> {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for dir in directories() {
-            match UnixStream::connect(dir.join(name_of(device))) {
-                Ok(mut stream) => {
-                    let peer = getsockopt(&stream, PeerCredentials)?;
-                    if !private::may_speak(peer.uid()) {
-                        last = io::Error::new(
-                            io::ErrorKind::PermissionDenied,
-                            "somebody else answers for the mount",
-                        );
-                        continue;
-                    }
-                    let mut line = serde_json::to_vec(question)?;
-                    line.push(b'\n');
-                    stream.write_all(&line)?;
-                    return Ok(Self(BufReader::new(stream)));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    /// The next line of the answer; `None` at its end, or when the process is gone.
-    ///
-    /// # Errors
-    /// The connection breaks.
-    pub fn line(&mut self) -> io::Result<Option<String>> {
-        let mut line = String::new();
-        match self.0.by_ref().take(LINE_MAX).read_line(&mut line) {
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(line)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-fn name_of((major, minor): (u32, u32)) -> String {
+pub(super) fn name_of((major, minor): (u32, u32)) -> String {
     format!("{major}-{minor}.sock")
 }
 
 /// Where the socket may be, the best place first.
-fn directories() -> Vec<PathBuf> {
+pub(super) fn directories() -> Vec<PathBuf> {
     let uid = nix::unistd::geteuid();
     let mut directories = Vec::new();
     if uid.is_root() {

@@ -1,5 +1,6 @@
 //! The life of a mount: going to the background, signals, the control socket, the end.
 
+pub mod asking;
 pub mod background;
 pub mod control;
 mod limits;

@@ -19,6 +19,9 @@ pub const FSTYPE: &str = "fuse.containerfs";
 /// How long a filesystem may take to say that it is alive. The kernel tells at once of one that is dead.
 const DEAD_WAIT: Duration = Duration::from_secs(1);
 
+/// Links that are followed, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
+
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -68,8 +71,24 @@ pub fn around(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(innermost.filter(Entry::is_ours).map(|entry| entry.mountpoint))
 }
 
-/// Whether `path` is a mountpoint whose filesystem has died.
+/// Whether `path` is a mountpoint whose filesystem has died. One that says nothing for a second is not dead:
+/// its daemon is stopped or stuck.
 pub fn is_stale(path: &Path) -> bool {
+    let (tell, told) = mpsc::channel();
+    let asked = path.to_owned();
+    // It waits in the kernel for as long as the daemon lets it, and ends with this process at the latest.
+    let asking = thread::Builder::new().spawn(move || tell.send(asks_in_vain(&asked)));
+    match (asking, told.recv_timeout(DEAD_WAIT)) {
+        (Ok(asking), Ok(is_dead)) => {
+            // Who forks next has one thread.
+            let _ = asking.join();
+            is_dead
+        }
+        _ => false,
+    }
+}
+
+fn asks_in_vain(path: &Path) -> bool {
     // For a while the kernel still has the attributes of a root that is dead; what statfs(2) tells it asks
     // each time.
     let is_dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
@@ -77,29 +96,15 @@ pub fn is_stale(path: &Path) -> bool {
         || nix::sys::statfs::statfs(path).is_err_and(|errno| is_dead(errno.into()))
 }
 
-/// The same of a path that may lie in the mount of a daemon that does not answer; `None` if nobody has said
-/// after [`DEAD_WAIT`].
-pub fn is_stale_in_time(path: &Path) -> Option<bool> {
-    let (tell, told) = mpsc::channel();
-    let path = path.to_owned();
-    // It waits in the kernel for as long as that daemon lets it, and ends with this process at the latest.
-    thread::Builder::new().spawn(move || tell.send(is_stale(&path))).ok()?;
-    told.recv_timeout(DEAD_WAIT).ok()
-}
-
-/// Takes dead containerfs mounts away from `path`, which need not be canonical. Returns whether there was
+/// Takes dead containerfs mounts away from `at`, a path that [`absolute`] has given. Returns whether there was
 /// one.
 ///
 /// # Errors
-/// What is dead there is not ours, or cannot be unmounted.
-pub fn clear_stale(path: &Path) -> io::Result<bool> {
+/// It cannot be unmounted.
+pub fn clear_stale(at: &Path) -> io::Result<bool> {
     let mut cleared = false;
-    while is_stale(path) {
-        let at = absolute(path)?;
-        match topmost_at(&at)? {
-            Some(entry) if entry.is_ours() => unmount(&at, true)?,
-            _ => return Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
-        }
+    while topmost_at(at)?.is_some_and(|entry| entry.is_ours()) && is_stale(at) {
+        unmount(at, true)?;
         cleared = true;
     }
     Ok(cleared)
@@ -119,7 +124,7 @@ pub fn unmount_ours(mountpoint: &Path, device: (u32, u32), lazy: bool) -> io::Re
 /// # Errors
 /// What the kernel or `fusermount3` says.
 pub fn unmount_dead(mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
-    let is_dead = is_at(mountpoint, device)? && is_stale_in_time(mountpoint) == Some(true);
+    let is_dead = is_at(mountpoint, device)? && is_stale(mountpoint);
     if is_dead { unmount(mountpoint, true) } else { Ok(()) }
 }
 
@@ -128,19 +133,27 @@ fn is_at(mountpoint: &Path, device: (u32, u32)) -> io::Result<bool> {
     Ok(topmost_at(mountpoint)?.is_some_and(|entry| entry.is_ours() && entry.device == device))
 }
 
-/// An absolute path with the parent resolved: the last component may be dead.
+/// The canonical form of `path` without a call to what may be mounted there, which may be dead, or its daemon
+/// stopped.
 ///
 /// # Errors
 /// The parent does not exist.
 pub fn absolute(path: &Path) -> io::Result<PathBuf> {
-    if let Ok(whole) = path.canonicalize() {
-        return Ok(whole);
+    let mut path = std::path::absolute(path)?;
+    for _ in 0..LINKS_MAX {
+        if topmost_at(&path)?.is_some() {
+            return Ok(path);
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return path.canonicalize();
+        };
+        let parent = parent.canonicalize()?;
+        let whole = parent.join(name);
+        // The kernel tells of what is no link, the root of a mount for one, without asking anybody.
+        let Ok(target) = fs::read_link(&whole) else { return Ok(whole) };
+        path = parent.join(target);
     }
-    let path = std::path::absolute(path)?;
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
-        _ => Ok(path),
-    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
 /// Unmounts what is seen at `mountpoint`; without root through `fusermount3`.
@@ -220,6 +233,25 @@ mod tests {
         assert_eq!(entries[1].mountpoint, Path::new("/mnt/my con\ntainers"));
         assert_eq!((entries[1].mount_id, entries[1].device), (97, (0, 55)));
         assert!(entries[1].is_ours() && !entries[0].is_ours());
+    }
+
+    #[test]
+    fn a_path_is_made_canonical_up_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(whole.join("real/deep")).unwrap();
+        std::os::unix::fs::symlink("real", whole.join("link")).unwrap();
+        std::os::unix::fs::symlink("link/deep", whole.join("end")).unwrap();
+        std::os::unix::fs::symlink("round", whole.join("round")).unwrap();
+        let of = |path: &str| absolute(&whole.join(path)).unwrap();
+        for path in ["end", "link/deep", "link/deep/", "real/./deep", "end/../deep"] {
+            assert_eq!(of(path), whole.join("real/deep"), "{path}");
+        }
+        assert_eq!((of("link"), of("real/deep/..")), (whole.join("real"), whole.join("real")));
+        assert_eq!(of("real/absent"), whole.join("real/absent"));
+        assert_eq!(absolute(&whole.join("absent/x")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(absolute(&whole.join("round")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(absolute(Path::new("/proc")).unwrap(), Path::new("/proc"));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use containerfs::daemon::control::{self, Connection, Question};
+use containerfs::daemon::asking::Connection;
+use containerfs::daemon::control::{self, Question};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;

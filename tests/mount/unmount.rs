@@ -254,3 +254,64 @@ fn a_mount_that_was_cut_off_is_taken_away() {
         assert_eq!(env.bytes_on_server(&id, "f"), b"x");
     });
 }
+
+/// Runs a command on a mount whose daemon is stopped; it must end soon.
+fn ends_soon(env: &Env, args: &[&str], mount: &Mount) -> (Option<i32>, String) {
+    let mut command = env.command(args);
+    let command = command.arg(&mount.dir).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (mut child, begun) = (command.spawn().unwrap(), Instant::now());
+    while child.try_wait().unwrap().is_none() {
+        if begun.elapsed() > Duration::from_secs(12) {
+            // Its end lets everybody go who waits for it.
+            kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).unwrap();
+            panic!("it hangs: {args:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &told(&output))
+}
+
+#[test]
+fn a_daemon_that_is_stopped_holds_nobody_who_has_no_patience() {
+    for flags in [&["unmount", "--force"][..], &["unmount", "--timeout", "1s"]] {
+        on_openai(|env| {
+            let id = env.container("box");
+            let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+            assert_eq!(save(&mount.path("box/f"), b"x"), Ok(()));
+            kill(Pid::from_raw(mount.pid()), Signal::SIGSTOP).unwrap();
+            // What the kernel still knows of it would hide that it is asked.
+            std::thread::sleep(Duration::from_secs(2));
+            for (args, says) in
+                [(&["status"][..], "does not answer"), (&["mount"], "is a containerfs mount already")]
+            {
+                let (code, told) = ends_soon(env, args, &mount);
+                assert!(code == Some(1) && told.contains(says), "{args:?}: {told}");
+            }
+            let (code, told) = ends_soon(env, flags, &mount);
+            assert!(code == Some(1) && told.contains("the daemon does not answer"), "{told}");
+            assert!(!is_mounted(&mount.dir));
+            kill(Pid::from_raw(mount.pid()), Signal::SIGCONT).unwrap();
+            assert_eq!(mount.wait(), 0);
+            assert_eq!(env.bytes_on_server(&id, "f"), b"x");
+        });
+    }
+}
+
+#[test]
+fn who_has_patience_is_told_that_the_daemon_is_stopped_and_waits() {
+    on_openai(|env| {
+        let id = env.container("box");
+        let mut mount = env.mount(&["--write-back", "--write-back-delay", "1h"]);
+        assert_eq!(save(&mount.path("box/f"), b"x"), Ok(()));
+        kill(Pid::from_raw(mount.pid()), Signal::SIGSTOP).unwrap();
+        let waits = env.command(&["unmount"]).arg(&mount.dir).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(6));
+        kill(Pid::from_raw(mount.pid()), Signal::SIGCONT).unwrap();
+        let output = waits.wait_with_output().unwrap();
+        let told = told(&output);
+        assert!(told.contains("does not answer; --force takes"), "{told}");
+        assert_eq!((output.status.code(), mount.wait()), (Some(0), 0), "{told}");
+        assert_eq!(env.bytes_on_server(&id, "f"), b"x");
+    });
+}
