@@ -178,7 +178,7 @@ fn shown_at(args: &args::Path, mounts: &[Entry]) -> Result<Vec<Place>> {
 fn shown_in(path: &str, within: &[(&Entry, PathBuf)]) -> Vec<Place> {
     let mut places = Vec::new();
     for (entry, place) in within {
-        let answer = Connection::ask(entry.device, &Question::Locate { path: path.to_owned() })
+        let answer = Connection::ask(entry, &Question::Locate { path: path.to_owned() })
             .and_then(|mut connection| connection.line())
             .ok()
             .flatten();

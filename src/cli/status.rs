@@ -63,8 +63,7 @@ fn show(args: &Status, watched: bool) -> Result<bool> {
 /// What is wrong with a mount that has died, and what to do about it; nothing if it has not.
 pub(super) fn dead(entry: &Entry) -> Option<String> {
     // One that answers is not looked at: that would be a call to it.
-    let is_dead =
-        Connection::ask(entry.device, &Question::Status).is_err() && mounts::is_stale(&entry.mountpoint);
+    let is_dead = Connection::ask(entry, &Question::Status).is_err() && mounts::is_stale(&entry.mountpoint);
     is_dead.then(|| {
         let at = entry.mountpoint.display();
         format!(
@@ -75,8 +74,7 @@ pub(super) fn dead(entry: &Entry) -> Option<String> {
 
 /// What a mount says of itself, with where it is; an `error` if it says nothing.
 fn ask(entry: &Entry) -> Value {
-    let answer =
-        Connection::ask(entry.device, &Question::Status).and_then(|mut connection| connection.line());
+    let answer = Connection::ask(entry, &Question::Status).and_then(|mut connection| connection.line());
     let mut told = match answer {
         Ok(Some(line)) => {
             serde_json::from_str(&line).unwrap_or_else(|_| json!({ "error": "it answers nonsense" }))

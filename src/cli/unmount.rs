@@ -62,7 +62,10 @@ pub(super) fn unmount(args: &Unmount) -> Result<ExitCode> {
             tracing::debug!(%error, "nobody answers at the control socket");
             mounts::unmount_ours(&at, entry.device, args.force)
                 .with_context(|| format!("cannot unmount {shown}; --force takes it away from its users"))?;
-            Ok(ExitCode::Success)
+            bail!(
+                "{shown} is unmounted, but its daemon is not to be asked from here: nobody knows whether everything \
+                 is on the server. `containerfs pending list` tells the user who mounted it, when the daemon has ended"
+            )
         }
     }
 }
@@ -88,7 +91,7 @@ fn ask(entry: &Entry, question: &Question) -> Result<Asked> {
     // A mount is seen a moment before it can be asked.
     let deadline = Instant::now() + LISTEN_WAIT;
     loop {
-        match Connection::ask(entry.device, question) {
+        match Connection::ask(entry, question) {
             Ok(connection) => return Ok(Asked::Answers(connection)),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Asked::Silent),
             Err(_) if mounts::is_stale(&entry.mountpoint) => return Ok(Asked::Dead),

@@ -3,17 +3,21 @@
 //! A daemon may be stopped, or stuck. Then the kernel takes the question all the same, and nobody ever answers:
 //! whoever asks is told so in time. No call here touches the mount itself, which would wait for the same daemon.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::control::{Question, directories, name_of};
+use crate::fuse::mounts::Entry;
 use crate::private;
 
 /// A daemon that has said nothing for this time is stopped or stuck: while it works on an answer that takes
@@ -32,17 +36,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Asks the mount with the device number `device`.
+    /// Asks the daemon of `mount`.
     ///
     /// # Errors
     /// Nobody listens, or nobody listens any more (`TimedOut`).
-    pub fn ask(device: (u32, u32), question: &Question) -> io::Result<Self> {
+    pub fn ask(mount: &Entry, question: &Question) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for dir in directories() {
-            match connected(&dir.join(name_of(device))) {
+        for place in places(mount.user) {
+            match connected(&place.dir.join(name_of(mount.device))) {
                 Ok(mut stream) => {
                     let peer = getsockopt(&stream, PeerCredentials)?;
-                    if !private::may_speak(peer.uid()) {
+                    if !place.believes(peer.uid()) {
                         last = io::Error::new(
                             io::ErrorKind::PermissionDenied,
                             "somebody else answers for the mount",
@@ -54,7 +58,9 @@ impl Connection {
                     stream.write_all(&line).map_err(silent)?;
                     return Ok(Self { stream: BufReader::new(stream), begun: Vec::new() });
                 }
-                Err(error) => last = error,
+                // Silence says more than that there is nothing elsewhere.
+                Err(error) if last.kind() != io::ErrorKind::TimedOut => last = error,
+                Err(_) => {}
             }
         }
         Err(last)
@@ -64,9 +70,9 @@ impl Connection {
     ///
     /// # Errors
     /// Those of [`Self::ask`] and [`Self::line`].
-    pub fn ask_patiently(device: (u32, u32), question: &Question) -> io::Result<Self> {
-        Self::ask(device, &Question::Status)?.line()?;
-        let connection = Self::ask(device, question)?;
+    pub fn ask_patiently(mount: &Entry, question: &Question) -> io::Result<Self> {
+        Self::ask(mount, &Question::Status)?.line()?;
+        let connection = Self::ask(mount, question)?;
         connection.stream.get_ref().set_read_timeout(None)?;
         Ok(connection)
     }
@@ -85,6 +91,36 @@ impl Connection {
             Err(error) => Err(silent(error)),
         }
     }
+}
+
+/// A directory in which the socket may be.
+struct Place {
+    dir: PathBuf,
+    /// Who alone may answer there; where nobody is named, our user and root.
+    of: Option<u32>,
+}
+
+impl Place {
+    fn believes(&self, peer: u32) -> bool {
+        self.of.map_or_else(|| private::may_speak(peer), |of| peer == of)
+    }
+}
+
+/// Our own directories, and those that a daemon of `user` takes whose environment is not ours. Root looks
+/// there for everybody. What lies there that user could put there, so nobody but his daemon is spoken with:
+/// not what a link leads to, least of all as root.
+fn places(user: Option<u32>) -> Vec<Place> {
+    let own = directories().into_iter().map(|dir| Place { dir, of: None });
+    let us = geteuid();
+    let user = user.filter(|user| us.is_root() || *user == us.as_raw());
+    let usual = user.into_iter().flat_map(|user| {
+        let dirs = [format!("/run/user/{user}/containerfs"), format!("/tmp/containerfs-{user}")];
+        dirs.into_iter().map(move |dir| (PathBuf::from(dir), user))
+    });
+    let usual = usual.filter(|(dir, user)| {
+        fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == *user)
+    });
+    own.chain(usual.map(|(dir, user)| Place { dir, of: Some(user) })).collect()
 }
 
 /// Waits no longer than [`SILENCE`] for anything: a stopped daemon leaves its queue of connections full.

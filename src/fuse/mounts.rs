@@ -23,7 +23,7 @@ const DEAD_WAIT: Duration = Duration::from_secs(1);
 const LINKS_MAX: usize = 40;
 
 /// One line of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The kernel's id of the mount, which `/proc/PID/fdinfo` names too.
     pub mount_id: u64,
@@ -35,6 +35,8 @@ pub struct Entry {
     pub fstype: String,
     /// Where it comes from.
     pub source: String,
+    /// The user whose daemon it is, which the kernel tells of every mount of FUSE.
+    pub user: Option<u32>,
 }
 
 impl Entry {
@@ -198,7 +200,9 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let fstype = text(after.next()?);
     let source = text(after.next()?);
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    Some(Entry { mount_id, device, mountpoint, fstype, source })
+    let options = text(after.next().unwrap_or_default());
+    let user = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
+    Some(Entry { mount_id, device, mountpoint, fstype, source, user })
 }
 
 fn text(field: &[u8]) -> String {
@@ -226,13 +230,14 @@ mod tests {
     #[test]
     fn a_mountpoint_with_spaces_and_newlines_is_read_back() {
         let table = b"22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
-            97 22 0:55 / /mnt/my\\040con\\012tainers rw,nosuid,nodev - fuse.containerfs containerfs rw,user_id=0\n\
+            97 22 0:55 / /mnt/my\\040con\\012tainers rw,nosuid,nodev - fuse.containerfs containerfs rw,user_id=7,group_id=8\n\
             nonsense\n";
         let entries = parse(table);
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[1].mountpoint, Path::new("/mnt/my con\ntainers"));
         assert_eq!((entries[1].mount_id, entries[1].device), (97, (0, 55)));
         assert!(entries[1].is_ours() && !entries[0].is_ours());
+        assert_eq!((entries[0].user, entries[1].user), (None, Some(7)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use containerfs::daemon::asking::Connection;
 use containerfs::daemon::control::{self, Question};
+use containerfs::fuse::mounts::Entry;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -19,7 +20,8 @@ use crate::world::World;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn case(input: &[u8], device: (u32, u32)) {
-    let mut asked = Connection::ask(device, &Question::Status).unwrap();
+    let mount = Entry { device, ..Entry::default() };
+    let mut asked = Connection::ask(&mount, &Question::Status).unwrap();
     let peer = asked.line().unwrap().expect("the status is told");
     let status: Value = serde_json::from_str(&peer).unwrap();
     assert!(status.is_object(), "{status}");

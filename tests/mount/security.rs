@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use containerfs::emulator::Kind;
+use containerfs::emulator::{Fault, Kind};
 use containerfs::fuse::mounts;
 
 use crate::env::{Env, Mount, is_missing, is_mounted, on_openai, save, wait_until};
@@ -59,6 +59,10 @@ struct Stranger {
 impl Stranger {
     /// Mounts with `tmp` for temporary files; nothing if this machine does not let us.
     fn mounts(env: &Env, tmp: &Path) -> Option<Self> {
+        Self::mounts_with(env, tmp, &[])
+    }
+
+    fn mounts_with(env: &Env, tmp: &Path, flags: &[&str]) -> Option<Self> {
         let programs = ["fusermount3", "unshare", "nsenter", "setpriv"];
         if not_root() || programs.into_iter().any(crate::env::program_is_missing) {
             return None;
@@ -71,7 +75,7 @@ impl Stranger {
         let script = "mount -t tmpfs -o mode=755,dev device \"$0\" && mknod -m 666 \"$0/fuse\" c 10 229 && \
                       mount --bind \"$0/fuse\" /dev/fuse && \
                       exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
-        let asked = env.command(&["mount", "--foreground"]);
+        let asked = env.command(&[&["mount", "--foreground"], flags].concat());
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", script]).arg(&device).arg(asked.get_program()).args(asked.get_args());
         command.arg(&dir).envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -109,6 +113,15 @@ impl Stranger {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{script}: {stderr}\n{}", self.log());
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// `unmount` by root, with an environment that says nothing of this user's.
+    fn unmount_by_root(&self, flags: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new("nsenter");
+        command.args(["-m", "-t", &self.daemon.id().to_string(), env!("CARGO_BIN_EXE_containerfs")]);
+        command.arg("unmount").args(flags).arg(&self.dir).env_remove("XDG_RUNTIME_DIR").env_remove("TMPDIR");
+        let output = command.current_dir("/").output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     fn log(&self) -> String {
@@ -455,5 +468,73 @@ fn a_mount_in_the_place_of_one_of_the_same_user_stays_when_the_daemon_of_that_en
              ls \"$0\"; \"$1\" unmount \"$0\""
         );
         assert_eq!(mount.sh(env, &tmp, &replaced), "c\n");
+    });
+}
+
+/// A mount of somebody else with a file that is not on the server, and stays here for now.
+fn with_a_file_that_waits(env: &Env, tmp: &Path) -> Option<Stranger> {
+    env.container("c");
+    let mount = Stranger::mounts_with(env, tmp, &["--write-back", "--write-back-delay", "1h"])?;
+    mount.sh(env, tmp, "echo precious > \"$0/c/f\"");
+    env.inject(Kind::Upload, Fault::HangBefore);
+    Some(mount)
+}
+
+#[test]
+fn root_who_unmounts_somebody_elses_mount_is_told_what_is_left() {
+    on_openai(|env| {
+        // Where the socket of every user is that has no directory for such things; others may use it, too.
+        let Some(mut mount) = with_a_file_that_waits(env, Path::new("/tmp")) else { return };
+        let (code, told) = mount.unmount_by_root(&["--timeout", "1s"]);
+        assert!(code == Some(3) && told.contains("  c/f: "), "{code:?}: {told}");
+        assert_eq!(mount.daemon.wait().unwrap().code(), Some(3));
+    });
+}
+
+#[test]
+fn an_unmount_of_which_nobody_tells_the_outcome_is_no_success() {
+    on_openai(|env| {
+        let tmp = env.dir.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o777)).unwrap();
+        let Some(mut mount) = with_a_file_that_waits(env, &tmp) else { return };
+        let (code, told) = mount.unmount_by_root(&[]);
+        assert!(code == Some(1) && told.contains("nobody knows"), "{code:?}: {told}");
+        env.emulator.faults().clear();
+        // What hangs on the server hangs until its time is over.
+        let _ = mount.daemon.kill();
+    });
+}
+
+/// What a directory of the user holds is his, links too: root follows none of them.
+#[test]
+fn root_does_not_speak_with_what_a_user_has_put_in_the_place_of_his_socket() {
+    on_openai(|env| {
+        let tmp = env.dir.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o777)).unwrap();
+        let Some(mount) = with_a_file_that_waits(env, &tmp) else { return };
+        let table = fs::read(format!("/proc/{}/mountinfo", mount.daemon.id())).unwrap();
+        let table = String::from_utf8_lossy(&table);
+        let at = format!(" {} ", mount.dir.display());
+        let line = table.lines().find(|line| line.contains(&at)).unwrap();
+        let name = format!("{}.sock", line.split(' ').nth(2).unwrap().replace(':', "-"));
+        // Of root, and somebody else's business.
+        let other = env.dir.path().join("other.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
+        let place = PathBuf::from(format!("/tmp/containerfs-{STRANGER}"));
+        fs::create_dir_all(&place).unwrap();
+        nix::unistd::chown(&place, Some(nix::unistd::Uid::from_raw(STRANGER)), None).unwrap();
+        let _ = fs::remove_file(place.join(&name));
+        symlink(&other, place.join(&name)).unwrap();
+        let (code, told) = mount.unmount_by_root(&["--timeout", "1s"]);
+        fs::remove_file(place.join(&name)).unwrap();
+        assert!(code == Some(1) && told.contains("nobody knows"), "{code:?}: {told}");
+        listener.set_nonblocking(true).unwrap();
+        let mut heard = Vec::new();
+        let mut came = listener.incoming().take_while(Result::is_ok).map(Result::unwrap).peekable();
+        assert!(came.peek().is_some(), "the link was in its place");
+        came.for_each(|mut stream| assert!(stream.read_to_end(&mut heard).is_ok()));
+        assert_eq!(heard, b"");
     });
 }
