@@ -1,12 +1,16 @@
 //! Going to the background, while the caller's terminal still learns how the start went.
 //!
 //! The process forks while it has one thread. The child reports through a pipe; the parent waits for the
-//! report, prints an error if it is one, and ends with its code.
+//! report, prints an error if it is one, and ends with its code. The child has left the terminal: a Ctrl-C, or
+//! any other signal that would end the parent, is handed on until then.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 
-use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, setsid};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, setsid};
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// Which side of the fork this is.
 #[derive(Debug)]
@@ -19,7 +23,11 @@ pub enum Role {
 
 /// Waits for the child's report.
 #[derive(Debug)]
-pub struct Waiter(File);
+pub struct Waiter {
+    report: File,
+    child: Pid,
+    signals: SignalFd,
+}
 
 /// Reports once how the start went.
 #[derive(Debug)]
@@ -31,33 +39,66 @@ pub struct Reporter(File);
 /// The kernel's.
 pub fn detach() -> io::Result<Role> {
     let (from_child, to_parent) = pipe()?;
+    let signals = ends();
+    // Before the fork: none is lost in between.
+    signals.thread_block()?;
     // SAFETY: there is no other thread, so the child may go on as if nothing had happened.
     match unsafe { fork() }? {
-        ForkResult::Parent { .. } => {
+        ForkResult::Parent { child } => {
             drop(to_parent);
-            Ok(Role::Parent(Waiter(from_child.into())))
+            let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+            Ok(Role::Parent(Waiter { report: from_child.into(), child, signals }))
         }
         ForkResult::Child => {
             drop(from_child);
             setsid()?;
+            signals.thread_unblock()?;
             chdir("/")?;
             Ok(Role::Child(Reporter(to_parent.into())))
         }
     }
 }
 
+/// The signals that say that whoever called has had enough.
+fn ends() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+}
+
 impl Waiter {
     /// The child's report: nothing, or its error.
     ///
     /// # Errors
-    /// What the child said, or that it died without a word.
+    /// What the child said, that it died without a word, or that it was told to end.
     pub fn wait(mut self) -> Result<(), String> {
+        let is_interrupted = self.hand_on_signals();
         let mut report = String::new();
-        let _ = self.0.read_to_string(&mut report);
+        let _ = self.report.read_to_string(&mut report);
         match report.split_once('\n') {
+            Some(("ready", _)) if is_interrupted => Err("interrupted: the mount ends again".to_owned()),
             Some(("ready", _)) => Ok(()),
             Some(("failed", message)) => Err(message.trim_end().to_owned()),
+            _ if is_interrupted => Err("interrupted before the mount answered".to_owned()),
             _ => Err("the mount died while it started".to_owned()),
+        }
+    }
+
+    /// Until the child reports; returns whether there was one.
+    fn hand_on_signals(&self) -> bool {
+        let mut is_interrupted = false;
+        loop {
+            let mut waited =
+                [PollFd::new(&self.report, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            if poll(&mut waited, None).is_err_and(|errno| errno != rustix::io::Errno::INTR) {
+                return is_interrupted;
+            }
+            if !waited[1].revents().is_empty() && matches!(self.signals.read_signal(), Ok(Some(_))) {
+                // One signal for all: the daemon does not care about its terminal.
+                let _ = kill(self.child, Signal::SIGTERM);
+                is_interrupted = true;
+            }
+            if !waited[0].revents().is_empty() {
+                return is_interrupted;
+            }
         }
     }
 }
@@ -89,7 +130,8 @@ mod tests {
 
     fn sides() -> (Waiter, Reporter) {
         let (reader, writer) = pipe().unwrap();
-        (Waiter(reader.into()), Reporter(writer.into()))
+        let signals = SignalFd::new(&SigSet::empty()).unwrap();
+        (Waiter { report: reader.into(), child: Pid::this(), signals }, Reporter(writer.into()))
     }
 
     #[test]

@@ -39,14 +39,14 @@ pub fn run(settings: Settings, report: Option<Reporter>) -> Result<Vec<Left>, St
     let runtime = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let left = runtime.block_on(async move {
-        match start(settings).await {
-            Ok(mounted) => {
+        match start_or_interrupted(settings).await {
+            Ok((mounted, signals)) => {
                 if let Some(Err(error)) = report.map(Reporter::ready) {
                     tracing::warn!(%error, "the standard streams stay open");
                 }
                 tell_systemd(NotifyState::Ready);
                 tell_systemd(NotifyState::Status(&format!("serving {}", mounted.server)));
-                Ok(mounted.serve().await)
+                Ok(mounted.serve(signals).await)
             }
             Err(message) => {
                 if let Some(report) = report {
@@ -65,15 +65,24 @@ struct Mounted {
     server: String,
     vfs: Arc<Vfs>,
     session: Session,
-    signals: Signals,
     unmounts: mpsc::UnboundedReceiver<UnmountRequest>,
     drain_timeout: Duration,
     socket: Option<control::Socket>,
     demo: Option<Emulator>,
 }
 
+/// Starts, unless a signal comes first: a server may take its time with the first list.
+async fn start_or_interrupted(settings: Settings) -> Result<(Mounted, Signals), String> {
+    let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    tokio::select! {
+        // What has been mounted by now is not dropped: it ends as a mount does.
+        biased;
+        started = start(settings) => started.map(|mounted| (mounted, signals)),
+        () = signals.next() => Err("interrupted before the mount answered".to_owned()),
+    }
+}
+
 async fn start(mut settings: Settings) -> Result<Mounted, String> {
-    let signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     // Before anything that it will tell of.
     let metrics = match settings.metrics {
         Some(address) => Some(
@@ -93,9 +102,8 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     config.cache_dir = config.cache_dir.join(client.account());
     config.state_dir = config.state_dir.join(client.account());
     let server = client.base_url().to_owned();
-    let mut signals = signals;
     if !config.read_only {
-        wait_for_drains(&config.state_dir, &mut signals).await?;
+        wait_for_drains(&config.state_dir).await;
     }
     let vfs = Vfs::open(client, config).await.map_err(|error| refusal(&error, &server))?;
     let session = fuse::mount(&vfs, &settings.mountpoint, &settings.fuse, Handle::current())
@@ -109,31 +117,27 @@ async fn start(mut settings: Settings) -> Result<Mounted, String> {
     let socket =
         socket.inspect_err(|error| tracing::warn!(%error, "`status` and `unmount` cannot reach this mount"));
     let drain_timeout = settings.drain_timeout;
-    Ok(Mounted { server, vfs, session, signals, unmounts, drain_timeout, socket: socket.ok(), demo })
+    Ok(Mounted { server, vfs, session, unmounts, drain_timeout, socket: socket.ok(), demo })
 }
 
 /// Waits until mounts of this account that are ending have sent what they have: it is shown by none twice.
-async fn wait_for_drains(state_dir: &Path, signals: &mut Signals) -> Result<(), String> {
+async fn wait_for_drains(state_dir: &Path) {
     if !journal::is_draining(state_dir) {
-        return Ok(());
+        return;
     }
     eprintln!("containerfs: an earlier mount is still uploading; this one begins when it has ended");
     while journal::is_draining(state_dir) {
-        tokio::select! {
-            () = signals.next() => return Err("interrupted while an earlier mount was uploading".to_owned()),
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(())
 }
 
 impl Mounted {
     /// Serves until somebody ends it, drains, and unmounts.
-    async fn serve(mut self) -> Vec<Left> {
+    async fn serve(mut self, mut signals: Signals) -> Vec<Left> {
         let mut asked = Vec::new();
         tokio::select! {
             () = self.session.ended() => tracing::info!("unmounted from outside"),
-            () = self.signals.next() => tracing::info!("ended by a signal"),
+            () = signals.next() => tracing::info!("ended by a signal"),
             // Without a socket nobody will ever ask.
             Some(request) = self.unmounts.recv() => asked.push(request),
         }
@@ -146,7 +150,7 @@ impl Mounted {
         self.tell_what_waits();
         let deadline = Deadline::after(within);
         let vfs = self.vfs.clone();
-        let left = self.hear(&deadline, &mut asked, vfs.drain(&deadline)).await;
+        let left = self.hear(&mut signals, &deadline, &mut asked, vfs.drain(&deadline)).await;
         // Its server goes with it: nothing is lost that would not be lost on the server.
         let left = if self.demo.is_some() { Vec::new() } else { left };
         if let Err(error) = self.session.unmount() {
@@ -158,7 +162,7 @@ impl Mounted {
         // journal, and the end of the process lets the callers go with an error.
         let wait = if deadline.is_over() { Duration::ZERO } else { UNMOUNT_WAIT };
         let (deadline, session) = (Deadline::after(wait), self.session.clone());
-        self.hear(&deadline, &mut asked, deadline.keep(session.ended())).await;
+        self.hear(&mut signals, &deadline, &mut asked, deadline.keep(session.ended())).await;
         if !left.is_empty() {
             tell_systemd(NotifyState::Status(&format!("{} not on the server, and kept", left.len())));
         }
@@ -182,6 +186,7 @@ impl Mounted {
     /// forward if he has less patience; a further signal has none.
     async fn hear<T>(
         &mut self,
+        signals: &mut Signals,
         deadline: &Deadline,
         asked: &mut Vec<UnmountRequest>,
         work: impl Future<Output = T>,
@@ -190,7 +195,7 @@ impl Mounted {
         loop {
             tokio::select! {
                 outcome = &mut work => return outcome,
-                () = self.signals.next() => deadline.bring_forward(Duration::ZERO),
+                () = signals.next() => deadline.bring_forward(Duration::ZERO),
                 Some(request) = self.unmounts.recv() => {
                     if let Some(within) = request.within {
                         deadline.bring_forward(within);

@@ -1,8 +1,8 @@
 //! How a mount begins and ends.
 
 use std::fs;
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Config, Fault, Kind, Profile};
 use nix::sys::signal::{Signal, kill};
@@ -277,6 +277,35 @@ fn completions_and_the_manual_page_are_printed() {
         assert!(run(&["completions", shell]).contains("content-ttl"));
     }
     assert!(run(&["man"]).contains(".TH"));
+}
+
+#[test]
+fn a_start_that_is_interrupted_ends_and_mounts_nothing() {
+    on_openai(|env| {
+        env.container("c");
+        let dir = env.mountpoint();
+        for flags in [&["mount", "--foreground"][..], &["mount"]] {
+            for signal in [Signal::SIGINT, Signal::SIGTERM] {
+                env.emulator.forget_requests();
+                env.inject(Kind::ListContainers, Fault::HangBefore);
+                let mut command = env.command(flags);
+                let child = command.arg(&dir).stderr(Stdio::piped()).spawn().unwrap();
+                wait_until("it waits for the server", || env.count(Kind::ListContainers) > 0);
+                let begun = Instant::now();
+                kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+                // The pipe ends with the last process that has it, the one in the background too.
+                let output = child.wait_with_output().unwrap();
+                assert!(
+                    begun.elapsed() < Duration::from_secs(10),
+                    "{flags:?} {signal}: {:?}",
+                    begun.elapsed()
+                );
+                refused(env, &output, &["interrupted"]);
+                env.emulator.faults().clear();
+            }
+        }
+        assert_eq!(env.mount(&[]).unmount(env), (0, 0), "nothing is in its way");
+    });
 }
 
 #[test]

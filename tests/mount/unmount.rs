@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::env::{
-    Env, Mount, is_missing, is_mounted, noise, on_openai, program_is_missing, save, wait_until,
+    Env, Mount, PATIENCE, is_missing, is_mounted, noise, on_openai, program_is_missing, save, wait_until,
 };
 
 /// Three files of 12 MiB, more than sockets hold, that wait, and a server that takes its time with each.
@@ -261,7 +261,7 @@ fn ends_soon(env: &Env, args: &[&str], mount: &Mount) -> (Option<i32>, String) {
     let command = command.arg(&mount.dir).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (mut child, begun) = (command.spawn().unwrap(), Instant::now());
     while child.try_wait().unwrap().is_none() {
-        if begun.elapsed() > Duration::from_secs(12) {
+        if begun.elapsed() > PATIENCE {
             // Its end lets everybody go who waits for it.
             kill(Pid::from_raw(mount.pid()), Signal::SIGKILL).unwrap();
             panic!("it hangs: {args:?}");
