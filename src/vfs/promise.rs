@@ -138,12 +138,14 @@ impl Vfs {
             meta.noted_at = before.map_or(closed.at, |before| before.noted_at.max(closed.at));
             Some(meta)
         };
+        // With all who had it open.
+        let has_gone = || self.state().tree.file(ino).is_none();
         loop {
             if self.state().shelved_from(ino).is_some() && writer.inner().is_aside_just_now() {
                 return Ok(());
             }
             match staging.note(true, says) {
-                Ok(None) if writer.is_done_with(closed) => return Ok(()),
+                Ok(None) if writer.is_done_with(closed) || has_gone() => return Ok(()),
                 Ok(None) => return Err(Error::told(libc::ESTALE, "there is no place left for the bytes")),
                 Ok(Some(noted)) => {
                     let state = self.state();
