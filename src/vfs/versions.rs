@@ -169,11 +169,15 @@ impl Vfs {
         }
         let mut guard = self.state();
         let state = &mut *guard;
-        let container = state.tree.containers.get(container);
-        let Some(ino) = container.and_then(|container| state.tree.find(*container, path)) else { return };
+        let Some(&container) = state.tree.containers.get(container) else { return };
+        let Some(ino) = state.tree.find(container, path) else { return };
         if state.tree.file(ino).is_some_and(|file| !file.held) {
             self.doubt(state, ino);
             self.renew(state, ino, None);
+            // If it has another length, the next list tells.
+            if let Some(container) = state.tree.container_mut(container) {
+                container.listed = None;
+            }
         }
     }
 

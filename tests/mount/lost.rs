@@ -325,4 +325,12 @@ fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_i
         fs::remove_file(mount.path("c/new")).unwrap();
     }
     assert_eq!(mount.unmount(&env), (0, 0));
+    // Of another length, and no list is due.
+    let mount = env.mount(&["--ttl", "1h", "--timeout", "1s"]);
+    assert_eq!(save(&mount.path("c/f"), b"long and old"), Ok(()));
+    assert_eq!(save(&mount.path("c/new"), b"new"), Ok(()));
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+    assert!(fs::rename(mount.path("c/new"), mount.path("c/f")).is_err());
+    wait_until("what the server has is read", || fs::read(mount.path("c/f")).unwrap() == b"new");
+    assert_eq!(mount.unmount(&env), (0, 0));
 }
