@@ -16,6 +16,14 @@ pub(crate) fn step() {
 /// The failpoint between the close of bytes and the first thought of what their note says.
 pub const CLOSED: &str = "closed";
 
+/// The failpoint between the note of a deletion and the state that knows of it.
+pub const INTENDED: &str = "intended";
+
+/// It is written down that versions are going to be deleted.
+pub(crate) fn intended() {
+    fail::fail_point!(INTENDED);
+}
+
 /// Bytes have been closed and are about to be promised.
 pub(crate) fn closed() {
     fail::fail_point!(CLOSED);

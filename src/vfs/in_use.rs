@@ -39,7 +39,7 @@ impl Drop for InUse {
 }
 
 impl Vfs {
-    /// A call has failed: unless it or another one has changed something, nobody needs the writer.
+    /// A call is done with a writer, or has failed: unless it or another one has changed something, nobody needs it.
     pub(super) fn let_go(&self, ino: Ino, writer: InUse) {
         drop(writer);
         drop(self.state().retire_writer(ino));

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use crate::api::budget;
+use crate::api::{ContainerId, budget};
 use crate::content::Key;
 use crate::journal::steps;
 use crate::namespace::inode::{Ino, Kind};
@@ -44,6 +44,13 @@ impl Vfs {
             Some(writer) => Some(budget::free(writer.travelling.lock()).await),
             None => None,
         };
+        // Until the deletion is known here nothing is sent under the path that it has left: a server that keeps ids may
+        // answer that with one of those that go.
+        let left = self.state().path_left(ino);
+        let _name = match &left {
+            Some((container, path)) => Some(budget::free(self.names.take(container, path)).await),
+            None => None,
+        };
         let (container, versions, waits) = {
             let state = self.state();
             let file = state.tree.file(ino).ok_or_else(|| Error::quiet(libc::ENOENT))?;
@@ -62,6 +69,7 @@ impl Vfs {
         // What was moved aside from there has nothing on the server any more.
         self.settle_shelved(Some((ino, &path)), &versions)?;
         let unwanted = Arc::new(self.intend_deletion(&container, versions)?.unlinked_at(path));
+        steps::intended();
         let behind = self.config.write_back.is_some();
         if !waits && !behind {
             for id in &unwanted.ids {
@@ -101,6 +109,14 @@ impl Vfs {
 }
 
 impl State {
+    /// The container, and the path in it, that the version of a file stands under which was renamed or moved aside since.
+    fn path_left(&self, ino: Ino) -> Option<(ContainerId, String)> {
+        let file = self.tree.file(ino)?;
+        let renamed_from = || self.writers.get(&ino)?.inner().renamed_from.clone();
+        let left = self.shelved_from(ino).or_else(renamed_from)?;
+        Some((self.tree.container(file.container)?.container.id.clone(), left))
+    }
+
     /// A directory that was used here stays when its last file goes.
     pub(super) fn leave_directory(&mut self, ino: Ino) {
         let Some(node) = self.tree.get(ino) else { return };

@@ -2,11 +2,14 @@
 //! them goes when nobody can see it any more, and not before its successor is there.
 
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
+use containerfs::emulator::{Config, Profile, ReplaceByName};
+use containerfs::journal::steps::INTENDED;
 
-use crate::env::{Env, on_both_profiles, save, wait_until};
+use crate::env::{Env, fuse_is_missing, on_both_profiles, save, wait_until};
 
 const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
 
@@ -324,4 +327,34 @@ fn a_directory_that_is_renamed_or_removed_does_not_come_back_with_what_was_moved
             }
         }
     });
+}
+
+/// A server that keeps ids gives that of the version which stays behind to whoever takes the path.
+#[test]
+fn what_takes_a_path_outlives_the_removal_of_what_has_left_it() {
+    for (left, delay) in [("f.moved", "300ms"), ("f~", "100ms")] {
+        if fuse_is_missing() {
+            return;
+        }
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::SameId;
+        let env = Env::of(config);
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let variables = [("FAILPOINTS", &*format!("{INTENDED}=1*sleep(1200)->off"))];
+        let mut mount = env.mount_with(&["--write-back", "--write-back-delay", delay], &variables);
+        assert_eq!(mount.sh("c", "cat f"), "old");
+        fs::rename(mount.path("c/f"), mount.path("c").join(left)).unwrap();
+        assert_eq!(save(&mount.path("c/f"), b"acknowledged"), Ok(()));
+        let moved = mount.path("c").join(left);
+        let removed = thread::spawn(|| fs::remove_file(moved));
+        thread::sleep(Duration::from_millis(800));
+        mount.kill();
+        let _ = removed.join();
+        drop(mount);
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"acknowledged", "{left}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"acknowledged", "{left}");
+    }
 }

@@ -334,3 +334,46 @@ fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_i
     wait_until("what the server has is read", || fs::read(mount.path("c/f")).unwrap() == b"new");
     assert_eq!(mount.unmount(&env), (0, 0));
 }
+
+#[test]
+fn what_a_lost_answer_has_left_does_not_come_back_where_its_successor_is_moved_aside() {
+    on_servers_that_lag(Duration::from_millis(1000), |env| {
+        env.container("c");
+        let mount = env.mount(&["--ttl", "50ms"]);
+        lose_an_answer(env);
+        assert!(save(&mount.path("c/f"), b"lost").is_err());
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(save(&mount.path("c/f"), b"newer"), Ok(()));
+        fs::rename(mount.path("c/f"), mount.path("c/f~")).unwrap();
+        // The list shows the one before the other.
+        for _ in 0..25 {
+            assert_eq!(mount.names("c"), ["f~"]);
+            thread::sleep(Duration::from_millis(51));
+        }
+    });
+}
+
+#[test]
+fn what_a_lost_answer_has_left_does_not_come_back_where_its_file_is_renamed() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Plain);
+    config.quirks.replace_by_name = ReplaceByName::Replace;
+    let env = Env::of(config);
+    let id = env.container("c");
+    let mount = env.mount(&["--ttl", "50ms"]);
+    assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
+    lose_an_answer(&env);
+    assert!(save(&mount.path("c/f"), b"newer").is_err());
+    env.status_fault(Upload, 503);
+    fs::rename(mount.path("c/f"), mount.path("c/g")).unwrap();
+    for _ in 0..10 {
+        assert_eq!(mount.names("c"), ["g"]);
+        thread::sleep(Duration::from_millis(51));
+    }
+    env.emulator.faults().clear();
+    assert_eq!(mount.unmount(&env), (0, 0));
+    is_shown_once(&env, &id, &["g"]);
+    assert_eq!(env.bytes_on_server(&id, "g"), b"newer");
+}
