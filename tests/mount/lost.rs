@@ -28,6 +28,12 @@ fn server_that_lags(profile: Profile, lag: Duration) -> Env {
     Env::of(config)
 }
 
+fn server_that_replaces(profile: Profile, replace: ReplaceByName) -> Env {
+    let mut config = Config::new(profile);
+    config.quirks.replace_by_name = replace;
+    Env::of(config)
+}
+
 fn lose_an_answer(env: &Env) {
     env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
 }
@@ -167,9 +173,7 @@ fn a_rename_without_an_answer_stands_where_the_server_has_carried_it_out() {
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Plain);
-    config.quirks.replace_by_name = ReplaceByName::Replace;
-    let env = Env::of(config);
+    let env = server_that_replaces(Profile::Plain, ReplaceByName::Replace);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "50ms"]);
     for round in 0..40 {
@@ -276,9 +280,7 @@ fn a_rename_whose_answer_stays_away_leaves_what_the_server_has_put_in_the_place_
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Plain);
-    config.quirks.replace_by_name = ReplaceByName::Replace;
-    let env = Env::of(config);
+    let env = server_that_replaces(Profile::Plain, ReplaceByName::Replace);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
     for from in ["a", ".goutputstream-1", "sedAbCdEf", "new.tmp"] {
@@ -308,9 +310,7 @@ fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_i
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Openai);
-    config.quirks.replace_by_name = ReplaceByName::SameId;
-    let env = Env::of(config);
+    let env = server_that_replaces(Profile::Openai, ReplaceByName::SameId);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
     // All within one second, for no list to tell the difference.
@@ -358,9 +358,7 @@ fn what_a_lost_answer_has_left_does_not_come_back_where_its_file_is_renamed() {
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Plain);
-    config.quirks.replace_by_name = ReplaceByName::Replace;
-    let env = Env::of(config);
+    let env = server_that_replaces(Profile::Plain, ReplaceByName::Replace);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "50ms"]);
     assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));
