@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -244,21 +243,30 @@ impl Vfs {
     /// # Errors
     /// The server's; `ESTALE` if the file is gone.
     pub async fn read(self: &Arc<Self>, handle: u64, offset: u64, size: usize) -> Result<Bytes> {
-        let (number, asked) = (handle, Instant::now());
         if let Some(result) = self.read_now(handle, offset, size) {
             return result;
         }
-        if let Some(error) = self.read_just_now.take(&number) {
-            return Err(error);
-        }
-        let (handle, container, server) = {
+        let (number, handle) = (handle, self.state().handles.get(&handle).cloned());
+        let handle = handle.ok_or_else(|| Error::quiet(libc::EBADF))?;
+        // Past its cache the kernel reads once.
+        let may_be_repeated = !handle.is_direct;
+        let work = self.read_from_server(handle, offset, size);
+        self.was_read.attempt((number, offset), may_be_repeated, work).await
+    }
+
+    async fn read_from_server(
+        self: &Arc<Self>,
+        handle: Arc<Handle>,
+        offset: u64,
+        size: usize,
+    ) -> Result<Bytes> {
+        let (container, server) = {
             let state = self.state();
-            let handle = state.handles.get(&handle).cloned().ok_or_else(|| Error::quiet(libc::EBADF))?;
             let file = state.tree.file(handle.ino).ok_or_else(|| Error::quiet(libc::ESTALE))?;
             let (container, server) = (file.container, file.server.clone());
             let container = state.tree.container(container).map(|container| container.container.id.clone());
             let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?;
-            (handle, container, server)
+            (container, server)
         };
         // Neither here nor there: that is no empty file.
         let server = server.ok_or_else(|| Error::quiet(libc::ESTALE))?;
@@ -271,9 +279,7 @@ impl Vfs {
             // The next read asks again.
             self.lost_track(&handle, matches!(error, download::Error::Changed));
         }
-        let bytes = read
-            .map_err(|error| self.noticed(&container, error.into()).on_open_handle())
-            .inspect_err(|error| self.read_just_now.remember(number, asked, error))?;
+        let bytes = read.map_err(|error| self.noticed(&container, error.into()).on_open_handle())?;
         self.check_length(handle.ino, &reading, offset).await?;
         Ok(bytes)
     }

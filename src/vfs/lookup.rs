@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::api::ContainerId;
 use crate::namespace::inode::{Ino, Kind, ROOT};
@@ -27,15 +27,14 @@ impl Vfs {
         if let Some(result) = self.lookup_now(parent, name) {
             return result;
         }
-        let asked = Instant::now();
-        if let Some(error) = self.told_just_now.take(&(parent, name.to_owned())) {
-            return Err(error);
-        }
-        let found = self.look_up(parent, name).await;
-        if let Err(error) = &found {
-            self.told_just_now.remember((parent, name.to_owned()), asked, error);
-        }
-        found
+        // The kernel asks again for what it has an entry of.
+        let may_be_repeated = {
+            let state = self.state();
+            let node = name.to_str().and_then(|name| state.tree.get(state.tree.child(parent, name)?));
+            node.is_some_and(|node| node.lookups > 0)
+        };
+        let key = (parent, name.to_owned());
+        self.looked_up.attempt(key, may_be_repeated, self.look_up(parent, name)).await
     }
 
     async fn look_up(self: &Arc<Self>, parent: Ino, name: &OsStr) -> Result<Found> {

@@ -214,10 +214,10 @@ pub struct Vfs {
     since: jiff::Timestamp,
     mount_id: std::sync::OnceLock<u64>,
     errors: status::Errors,
-    /// Lookups that failed just now.
-    told_just_now: repeated::Repeated<(Ino, std::ffi::OsString)>,
-    /// Reads that failed just now, by handle.
-    read_just_now: repeated::Repeated<u64>,
+    /// Lookups that may fail twice.
+    looked_up: repeated::Repeated<(Ino, std::ffi::OsString)>,
+    /// Reads that may fail twice, by handle and offset.
+    was_read: repeated::Repeated<(u64, u64)>,
 }
 
 /// Everything that the mutex guards.
@@ -341,8 +341,8 @@ impl Vfs {
             since: jiff::Timestamp::now(),
             mount_id: std::sync::OnceLock::new(),
             errors: status::Errors::default(),
-            told_just_now: repeated::Repeated::default(),
-            read_just_now: repeated::Repeated::default(),
+            looked_up: repeated::Repeated::default(),
+            was_read: repeated::Repeated::default(),
         });
         vfs.recover();
         if vfs.config.keep_alive {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
@@ -443,5 +444,28 @@ fn a_truncation_to_the_length_that_one_that_failed_has_left_is_a_save_too() {
             assert_eq!(again, [], "{name}");
         }
         assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+/// What the kernel asks for once only, since it remembers nothing of it.
+#[test]
+fn the_call_after_one_that_failed_slowly_works_once_the_server_does() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", &noise(5000));
+        let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s", "--no-prefetch"]);
+        let dir = fs::File::options().read(true).custom_flags(libc::O_PATH).open(mount.path("c")).unwrap();
+        let path = format!("/proc/self/fd/{}/f", dir.as_raw_fd());
+        std::thread::sleep(Duration::from_millis(150));
+        env.inject(Kind::ListFiles, Fault::HangBefore);
+        assert_eq!(errno(fs::symlink_metadata(&path)), libc::ETIMEDOUT);
+        env.emulator.faults().clear();
+        fs::symlink_metadata(&path).unwrap();
+
+        let direct = fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+        env.inject(Kind::Content, Fault::HangBefore);
+        assert_eq!(errno(direct.read_at(&mut [0; 512], 0)), libc::ETIMEDOUT);
+        env.emulator.faults().clear();
+        assert_eq!(direct.read_at(&mut [0; 512], 0).unwrap(), 512);
     });
 }
