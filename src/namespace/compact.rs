@@ -32,17 +32,17 @@ pub(super) fn share(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes the file anew if that is worth it and nobody else has it open.
+/// Writes the file anew if that is worth it and nobody else has it open. Returns whether nobody has.
 ///
 /// # Errors
 /// The disk's; the file is as it was.
-pub(super) fn if_alone(path: &Path) -> io::Result<()> {
+pub(super) fn if_alone(path: &Path) -> io::Result<bool> {
     let file = open(path)?;
-    if file.metadata()?.len() < SMALL {
-        return Ok(());
-    }
     if !private::lock(&file)? || !is_still_there(&file, path)? {
-        return Ok(());
+        return Ok(false);
+    }
+    if file.metadata()?.len() < SMALL {
+        return Ok(true);
     }
     let (mut lines, mut deleted) = (0, VecDeque::new());
     let records = Records::of(file, |fact| {
@@ -61,14 +61,14 @@ pub(super) fn if_alone(path: &Path) -> io::Result<()> {
     };
     let facts: Vec<_> = records.facts().filter(counts).collect();
     if facts.len() * WORTH_IT > lines {
-        return Ok(());
+        return Ok(true);
     }
     let new = path.with_extension("jsonl.new");
     let written = write(&new, &facts).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }
-    written
+    written.map(|()| true)
 }
 
 fn write(path: &Path, facts: &[Fact]) -> io::Result<()> {

@@ -157,6 +157,8 @@ pub struct Records {
     torn: bool,
     /// Facts that are to be written at once with what follows.
     gathered: Option<Vec<u8>>,
+    /// When it was opened, in nanoseconds since the epoch, if no other mount had it open then.
+    alone_at: Option<i64>,
 }
 
 impl Records {
@@ -166,17 +168,25 @@ impl Records {
     /// The file cannot be opened or read. A torn last line is skipped.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
         let path = state_dir.join(NAME);
-        if let Err(error) = compact::if_alone(&path) {
+        let alone = compact::if_alone(&path).unwrap_or_else(|error| {
             tracing::warn!(%error, "records.jsonl was not written anew; it goes on growing");
-        }
+            false
+        });
         let log = compact::share(&path)?;
-        Self::of(log, |_| ())
+        let records = Self::of(log, |_| ())?;
+        Ok(Self { alone_at: alone.then(inode::now), ..records })
     }
 
     /// Of an open file, from its beginning; `each` sees every fact.
     pub(super) fn of(log: File, each: impl FnMut(&Fact)) -> io::Result<Self> {
-        let mut records =
-            Self { log, containers: HashMap::new(), directories_kept: None, torn: false, gathered: None };
+        let mut records = Self {
+            log,
+            containers: HashMap::new(),
+            directories_kept: None,
+            torn: false,
+            gathered: None,
+            alone_at: None,
+        };
         records.read(each)?;
         Ok(records)
     }
@@ -283,6 +293,20 @@ impl Records {
     /// Whether a file was deleted here.
     pub fn is_buried(&self, container: &ContainerId, id: &FileId) -> bool {
         self.buried_since(container, id).is_some()
+    }
+
+    /// Whether a file was deleted here and the server has not answered that yet.
+    pub fn is_to_be_deleted(&self, container: &ContainerId, id: &FileId) -> bool {
+        self.containers.get(container).is_some_and(|records| records.tombstones.is_open(id))
+    }
+
+    /// Whether a mount that is no more was to delete a file that a list shows, and there is none that still may be at
+    /// it. What has been made since is none of that, whatever id it has.
+    pub fn is_left_behind(&self, container: &ContainerId, file: &api::File) -> bool {
+        let since =
+            self.buried_since(container, &file.id).filter(|_| self.is_to_be_deleted(container, &file.id));
+        let made = file.created_at.saturating_mul(1_000_000_000);
+        since.is_some_and(|since| made <= since && self.alone_at.is_some_and(|opened| since < opened))
     }
 
     /// When a file was deleted here, in nanoseconds since the epoch.

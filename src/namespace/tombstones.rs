@@ -31,6 +31,11 @@ impl Tombstones {
         self.since(id).is_some()
     }
 
+    /// Whether its deletion may yet have to be carried out.
+    pub fn is_open(&self, id: &FileId) -> bool {
+        self.open.contains_key(id)
+    }
+
     /// Since when a file is not wanted.
     pub fn since(&self, id: &FileId) -> Option<i64> {
         self.open.get(id).or_else(|| self.done.peek(id)).copied()

@@ -1,6 +1,6 @@
 //! Versions that are not wanted any more: deleted, or named in the journal until they are.
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -15,11 +15,11 @@ use crate::vfs::{Error, Result, State, Vfs};
 /// A deletion that has failed is tried again behind the first list that comes when this time has passed.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// Versions that are still on the server, though nobody is shown them.
+/// Versions that are still on the server, though nobody is shown them, or soon will be.
 #[derive(Debug)]
 pub(super) struct Unwanted {
     pub(super) container: ContainerId,
-    pub(super) ids: Vec<FileId>,
+    going: std::sync::Mutex<Going>,
     /// The path below the container that an unlink has freed: the next file of that name waits for the
     /// deletion.
     path: Option<String>,
@@ -29,7 +29,13 @@ pub(super) struct Unwanted {
     failed: std::sync::Mutex<Option<Instant>>,
     /// They are gone, or stay.
     settled: OnceLock<()>,
-    /// Says so after a crash; none if the disk did not take it.
+}
+
+#[derive(Debug)]
+struct Going {
+    /// Without those that a server has given to somebody else since.
+    ids: Vec<FileId>,
+    /// Says so after a crash; none if it follows from another note, or the disk did not take it.
     noted: Option<Noted>,
 }
 
@@ -38,10 +44,18 @@ impl Vfs {
     ///
     /// # Errors
     /// The disk's.
-    pub(super) fn intend_deletion(&self, container: &ContainerId, ids: Vec<FileId>) -> Result<Unwanted> {
-        let intent = Intent::Delete { container: container.clone(), ids: ids.clone() };
-        let noted = if ids.is_empty() { None } else { Some(self.journal.intend(&intent)?) };
-        Ok(Unwanted::new(container.clone(), ids, noted))
+    pub(super) fn intend_deletion(&self, unwanted: &Unwanted) -> Result<()> {
+        {
+            // Who is told meanwhile that one of them is somebody else's waits, and writes that down.
+            let mut going = unwanted.going();
+            if going.ids.is_empty() {
+                return Ok(());
+            }
+            let intent = Intent::Delete { container: unwanted.container.clone(), ids: going.ids.clone() };
+            going.noted = Some(self.journal.intend(&intent)?);
+        }
+        steps::intended();
+        Ok(())
     }
 
     /// Versions that a newer one has replaced are shown no more. Said under the lock under which they lose
@@ -57,25 +71,26 @@ impl Vfs {
     /// Deletes buried versions that a newer one has replaced. Their failure is not the save's.
     pub(super) async fn delete_replaced(&self, container: &ContainerId, ids: Vec<FileId>) {
         if !self.config.no_delete && !ids.is_empty() {
-            self.delete(Unwanted::new(container.clone(), ids, None)).await;
+            let unwanted = self.state().is_to_go(container, ids, None);
+            self.delete(unwanted).await;
         }
     }
 
     /// Deletes a version whose deletion follows from another intent.
     pub(super) async fn delete_version(&self, container: &ContainerId, id: &FileId) {
-        {
+        let unwanted = {
             let mut state = self.state();
             if !state.records.is_buried(container, id) {
                 state.bury(container, id);
             }
-        }
-        self.delete(Unwanted::new(container.clone(), vec![id.clone()], None)).await;
+            state.is_to_go(container, vec![id.clone()], None)
+        };
+        self.delete(unwanted).await;
     }
 
     /// Deletes buried versions. Those that cannot be deleted now are later: behind a list, when the mount ends,
     /// or when the next one begins.
-    pub(super) async fn delete(&self, unwanted: impl Into<Arc<Unwanted>>) {
-        let unwanted = unwanted.into();
+    pub(super) async fn delete(&self, unwanted: Arc<Unwanted>) {
         let turn = unwanted.turn.clone().lock_owned().await;
         self.delete_in_turn(unwanted, turn).await;
     }
@@ -100,6 +115,30 @@ impl Vfs {
         }
     }
 
+    /// Deletes what a list shows that a mount before this one was to delete, if nothing else says so any more.
+    pub(super) fn delete_left_behind(
+        self: &Arc<Self>,
+        state: &mut State,
+        container: &ContainerId,
+        listed: &[api::File],
+    ) {
+        if self.check_deletable().is_err() {
+            return;
+        }
+        let left_behind = listed.iter().filter(|file| state.records.is_left_behind(container, file));
+        let ids = left_behind.map(|file| &file.id).filter(|id| !state.is_going(container, id));
+        let ids: Vec<FileId> = ids.cloned().collect();
+        if !ids.is_empty() {
+            tracing::info!(
+                container = container.as_str(),
+                files = ids.len(),
+                "deleting what was left behind"
+            );
+            let unwanted = state.is_to_go(container, ids, None);
+            self.delete_behind(state, &unwanted);
+        }
+    }
+
     async fn delete_in_turn(&self, unwanted: Arc<Unwanted>, _turn: OwnedMutexGuard<()>) {
         if unwanted.settled.get().is_some() {
             return;
@@ -111,10 +150,10 @@ impl Vfs {
             }
         }
         let container = &unwanted.container;
-        let kept: Vec<FileId> = futures_util::stream::iter(unwanted.ids.clone())
+        let kept: Vec<FileId> = futures_util::stream::iter(unwanted.ids())
             .map(|id| async move {
-                if !self.state().records.is_buried(container, &id) {
-                    // A server that replaces by name gave the id to a newer save.
+                if !self.state().records.is_to_be_deleted(container, &id) {
+                    // It is gone, or a server that replaces by name gave the id to a newer save.
                     return None;
                 }
                 steps::step();
@@ -136,15 +175,10 @@ impl Vfs {
             unwanted.settled.get_or_init(|| ());
             unwanted.give_up();
             self.state().undeleted.retain(|other| !Arc::ptr_eq(other, &unwanted));
-        } else if unwanted.noted.is_none() {
-            let noted = self.intend_deletion(container, kept);
-            let noted = noted.inspect_err(|error| tracing::warn!(%error, "a deletion was not written down"));
-            if let Ok(noted) = noted {
-                noted.fails_now();
-                let mut state = self.state();
-                state.undeleted.retain(|other| !Arc::ptr_eq(other, &unwanted));
-                state.undeleted.push(Arc::new(noted));
-            }
+        } else if unwanted.going().noted.is_none()
+            && let Err(error) = self.intend_deletion(&unwanted)
+        {
+            tracing::warn!(%error, "a deletion was not written down");
         }
     }
 
@@ -171,12 +205,12 @@ impl Vfs {
         let under_way: Vec<Arc<Unwanted>> = {
             let mut state = self.state();
             announced.answered(&mut state, id);
+            let of_id = |unwanted: &&Arc<Unwanted>| unwanted.container == *container && unwanted.is_of(id);
+            let under_way = state.undeleted.iter().filter(of_id).cloned().collect();
             if !state.is_wanted_again(container, id) {
                 return Ok(true);
             }
-            let of_id =
-                |unwanted: &&Arc<Unwanted>| unwanted.container == *container && unwanted.ids.contains(id);
-            state.undeleted.iter().filter(of_id).cloned().collect()
+            under_way
         };
         for unwanted in under_way {
             drop(budget::free(unwanted.turn.lock()).await);
@@ -210,9 +244,23 @@ impl Vfs {
         }
     }
 
-    /// Takes up a deletion of an earlier mount.
-    pub(super) async fn resume_deletion(&self, container: ContainerId, ids: Vec<FileId>, noted: Noted) {
-        self.delete(Unwanted::new(container, ids, Some(noted))).await;
+    /// Deletes buried versions of which a note says already that they go.
+    pub(super) async fn delete_noted(&self, container: ContainerId, mut ids: Vec<FileId>, noted: Noted) {
+        let unwanted = {
+            let mut state = self.state();
+            let all = ids.len();
+            ids.retain(|id| state.records.is_buried(&container, id));
+            let has_all = ids.len() == all;
+            let unwanted = state.is_to_go(&container, ids, None);
+            let mut going = unwanted.going();
+            going.noted = Some(noted);
+            if !has_all {
+                going.renew_note(&container);
+            }
+            drop(going);
+            unwanted
+        };
+        self.delete(unwanted).await;
     }
 }
 
@@ -225,28 +273,58 @@ impl State {
         }
     }
 
-    /// A version that was not wanted any more, if it is one, is not deleted now. Returns whether it is one.
+    /// Versions are about to be deleted, which were unlinked at `path` if it says one. Whoever is answered with one
+    /// of them from now on takes it out.
+    pub(super) fn is_to_go(
+        &mut self,
+        container: &ContainerId,
+        mut ids: Vec<FileId>,
+        path: Option<String>,
+    ) -> Arc<Unwanted> {
+        ids.retain(|id| !self.is_answer(container, id));
+        let going = std::sync::Mutex::new(Going { ids, noted: None });
+        let (turn, failed, settled) = Default::default();
+        let unwanted =
+            Arc::new(Unwanted { container: container.clone(), going, path, turn, failed, settled });
+        self.going.retain(|known| known.strong_count() > 0);
+        self.going.push(Arc::downgrade(&unwanted));
+        unwanted
+    }
+
+    /// Whether somebody is about to delete a version.
+    fn is_going(&self, container: &ContainerId, id: &FileId) -> bool {
+        let mut going = self.going.iter().filter_map(Weak::upgrade);
+        going.any(|unwanted| unwanted.container == *container && unwanted.is_of(id))
+    }
+
+    /// A version that was not wanted any more, if it is one, is not deleted now. Returns whether nobody was shown it.
     pub(super) fn is_wanted_again(&mut self, container: &ContainerId, id: &FileId) -> bool {
-        // Others may be wanted again by now.
-        let goes = |other: &FileId| other != id && self.records.is_buried(container, other);
-        // Those too that wait for a reader.
-        let unwanted = self.undeleted.iter().chain(self.deferred.values());
-        for unwanted in unwanted.filter(|unwanted| unwanted.container == *container) {
-            unwanted.give_up_one(id, goes);
-        }
+        // Those too that wait for a reader, or whose note is being written.
+        let going = self.going.iter().filter_map(Weak::upgrade);
+        going
+            .filter(|unwanted| unwanted.container == *container)
+            .for_each(|unwanted| unwanted.give_up_one(id));
         self.records.unbury(container, id)
     }
 }
 
 impl Unwanted {
-    pub(super) fn new(container: ContainerId, ids: Vec<FileId>, noted: Option<Noted>) -> Self {
-        let (turn, failed, settled) = Default::default();
-        Self { container, ids, path: None, turn, failed, settled, noted }
+    fn going(&self) -> MutexGuard<'_, Going> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// They were unlinked at `path`.
-    pub(super) fn unlinked_at(self, path: String) -> Self {
-        Self { path: Some(path), ..self }
+    /// The versions, without those that have become somebody else's.
+    pub(super) fn ids(&self) -> Vec<FileId> {
+        self.going().ids.clone()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.going().ids.is_empty()
+    }
+
+    /// Whether a version is still one of them.
+    pub(super) fn is_of(&self, id: &FileId) -> bool {
+        self.going().ids.contains(id)
     }
 
     fn fails_now(&self) {
@@ -258,19 +336,33 @@ impl Unwanted {
         failed.is_some_and(|at| at.elapsed() >= AGAIN_AFTER)
     }
 
-    /// One of the versions stays; of the others those are left that `goes` names.
-    fn give_up_one(&self, id: &FileId, goes: impl Fn(&FileId) -> bool) {
-        let Some(noted) = self.noted.as_ref().filter(|_| self.ids.contains(id)) else { return };
-        let ids: Vec<FileId> = self.ids.iter().filter(|other| goes(other)).cloned().collect();
-        if ids.is_empty() {
-            noted.done();
-        } else if let Err(error) = noted.write(&Intent::Delete { container: self.container.clone(), ids }) {
-            tracing::warn!(%error, "a deletion that was taken back still stands in the journal");
+    /// One of the versions stays.
+    fn give_up_one(&self, id: &FileId) {
+        let mut going = self.going();
+        let all = going.ids.len();
+        going.ids.retain(|other| other != id);
+        if going.ids.len() < all {
+            going.renew_note(&self.container);
         }
     }
 
     /// The versions stay: strikes the intent out.
     pub(super) fn give_up(&self) {
-        self.noted.iter().for_each(Noted::done);
+        self.going().noted.iter().for_each(Noted::done);
+    }
+}
+
+impl Going {
+    /// Some of the versions stay.
+    fn renew_note(&self, container: &ContainerId) {
+        let Some(noted) = &self.noted else { return };
+        if self.ids.is_empty() {
+            noted.done();
+            return;
+        }
+        let rest = Intent::Delete { container: container.clone(), ids: self.ids.clone() };
+        if let Err(error) = noted.write(&rest) {
+            tracing::warn!(%error, "a deletion that was taken back still stands in the journal");
+        }
     }
 }

@@ -91,8 +91,8 @@ impl Vfs {
             .collect();
         left.extend(state.unfinished.iter().map(|waiting| waiting.left.clone()));
         for unwanted in &state.undeleted {
-            let is_buried = |id: &&FileId| state.records.is_buried(&unwanted.container, id);
-            left.extend(unwanted.ids.iter().filter(is_buried).map(|id| Left {
+            let is_buried = |id: &FileId| state.records.is_buried(&unwanted.container, id);
+            left.extend(unwanted.ids().into_iter().filter(is_buried).map(|id| Left {
                 name: state.shown_in(&unwanted.container, id.as_str()),
                 reason: "a version that was deleted or replaced here is still on the server".to_owned(),
             }));

@@ -286,6 +286,7 @@ impl Vfs {
         files.splice(0..0, unlisted);
         let mut guard = self.state();
         let state = &mut *guard;
+        self.delete_left_behind(state, id, &files);
         self.take_out_probes(state, id, &mut files, started);
         files.retain(|file| !state.is_arriving(id, file));
         let replaced = state.to_be_replaced();

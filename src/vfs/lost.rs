@@ -133,7 +133,7 @@ impl Vfs {
                 Err(_) => continue,
             };
             let Ok(has_taken_a_place) = self.has_taken_a_place(&found.lost).await else { continue };
-            {
+            let unwanted = {
                 let mut guard = self.state();
                 let state = &mut *guard;
                 if state.is_unsent(&container, &found.lost.path) {
@@ -148,14 +148,15 @@ impl Vfs {
                 }
                 state.bury(&container, &found.file.id);
                 found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
-            }
-            match self.intend_deletion(&container, vec![found.file.id.clone()]) {
-                Ok(unwanted) => {
+                state.is_to_go(&container, vec![found.file.id.clone()], None)
+            };
+            match self.intend_deletion(&unwanted) {
+                Ok(()) => {
                     found.strike_out();
                     self.delete(unwanted).await;
                 }
                 Err(_) => {
-                    self.delete_version(&container, &found.file.id).await;
+                    self.delete(unwanted).await;
                     found.strike_out();
                 }
             }

@@ -234,6 +234,8 @@ struct State {
     writers: HashMap<Ino, Arc<writer::Writer>>,
     /// Server files whose deletion waits for the last close of an inode.
     deferred: HashMap<Ino, Arc<deletions::Unwanted>>,
+    /// All deletions that somebody knows of.
+    going: Vec<std::sync::Weak<deletions::Unwanted>>,
     /// Containers deleted here; a list may lag.
     dead_containers: std::collections::HashSet<ContainerId>,
     /// Deletions under way, and those that failed and are tried again when the mount ends.
@@ -306,6 +308,7 @@ impl Vfs {
             next_handle: 1,
             writers: HashMap::new(),
             deferred: HashMap::new(),
+            going: Vec::new(),
             dead_containers: std::collections::HashSet::new(),
             undeleted: Vec::new(),
             failures: HashMap::new(),

@@ -13,14 +13,18 @@ impl Vfs {
     /// Sees to it that the bytes of a file are here, as they are.
     pub(super) async fn bring_here(&self, ino: Ino) -> Result<InUse> {
         let writer = self.state().writer(ino)?;
-        if writer.len().is_some() { Ok(writer) } else { self.prepare(ino, u64::MAX).await }
+        if writer.len().is_some() { Ok(writer) } else { self.prepare_as(ino, u64::MAX, true).await }
     }
 
     /// Sees to it that the bytes of a file are here and may be changed; at most the first `keep` bytes of the
     /// version underneath are needed.
     pub(super) async fn prepare(&self, ino: Ino, keep: u64) -> Result<InUse> {
+        self.prepare_as(ino, keep, false).await
+    }
+
+    async fn prepare_as(&self, ino: Ino, keep: u64, as_they_are: bool) -> Result<InUse> {
         let writer = self.state().writer(ino)?;
-        match self.prepare_bytes(ino, &writer, keep).await {
+        match self.prepare_bytes(ino, &writer, keep, as_they_are).await {
             Ok(()) => Ok(writer),
             Err(error) => {
                 self.let_go(ino, writer);
@@ -29,7 +33,7 @@ impl Vfs {
         }
     }
 
-    async fn prepare_bytes(&self, ino: Ino, writer: &Writer, keep: u64) -> Result<()> {
+    async fn prepare_bytes(&self, ino: Ino, writer: &Writer, keep: u64, as_they_are: bool) -> Result<()> {
         let container = {
             let state = self.state();
             let container = state.tree.file(ino).and_then(|file| state.tree.container(file.container));
@@ -57,6 +61,10 @@ impl Vfs {
         }
         let staging = self.journal.stage()?;
         self.note_unfinished(ino, &staging)?;
+        if as_they_are {
+            // Nobody waits for them after a crash.
+            staging.retract();
+        }
         let mut len = 0;
         if keep > 0
             && let (Some(base), Some(container)) = (base, container)
@@ -68,8 +76,7 @@ impl Vfs {
         }
         let mut inner = writer.inner();
         if inner.staging.is_none() {
-            inner.staging = Some(Arc::new(staging));
-            inner.len = len;
+            inner.bring(Arc::new(staging), len, as_they_are);
             drop(inner);
         } else {
             // Emptied meanwhile.

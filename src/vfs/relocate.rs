@@ -15,7 +15,6 @@ use crate::journal::copied::CopyNote;
 use crate::journal::intent::{Move, Rename};
 use crate::journal::{Copied, Intent, Noted, steps};
 use crate::namespace::inode::Ino;
-use crate::vfs::deletions::Unwanted;
 use crate::vfs::lost::{FoundVersion, Lost};
 use crate::vfs::sending::{Announced, NameTurn};
 use crate::vfs::{Error, Result, State, Vfs, attr, commit};
@@ -340,7 +339,7 @@ impl Vfs {
                 tracing::warn!(%error, "a rename that is done still stands in the journal");
             }
         }
-        self.delete(Unwanted::new(arrived.rename.container, gone, Some(arrived.noted))).await;
+        self.delete_noted(arrived.rename.container, gone, arrived.noted).await;
     }
 }
 

@@ -68,13 +68,16 @@ impl Vfs {
         let path = self.state().tree.path(ino);
         // What was moved aside from there has nothing on the server any more.
         self.settle_shelved(Some((ino, &path)), &versions)?;
-        let unwanted = Arc::new(self.intend_deletion(&container, versions)?.unlinked_at(path));
-        steps::intended();
+        let unwanted = self.state().is_to_go(&container, versions, Some(path));
+        self.intend_deletion(&unwanted)?;
         let behind = self.config.write_back.is_some();
         if !waits && !behind {
-            for id in &unwanted.ids {
+            for id in unwanted.ids() {
+                if !unwanted.is_of(&id) {
+                    continue;
+                }
                 steps::step();
-                let deleted = self.client.delete_file(&container, id).await.map_err(Error::from);
+                let deleted = self.client.delete_file(&container, &id).await.map_err(Error::from);
                 if let Err(error) = deleted
                     && (!error.is_gone() || error.is_container_gone())
                 {
@@ -82,16 +85,14 @@ impl Vfs {
                     return Err(self.noticed(&container, error));
                 }
                 let mut state = self.state();
-                state.bury(&container, id);
-                state.records.settle_deletion(&container, id);
+                state.bury(&container, &id);
+                state.records.settle_deletion(&container, &id);
             }
             unwanted.give_up();
         }
         let mut guard = self.state();
         let state = &mut *guard;
-        for id in &unwanted.ids {
-            state.bury(&container, id);
-        }
+        unwanted.ids().iter().for_each(|id| state.bury(&container, id));
         state.failures.remove(&ino);
         state.shelved.remove(&ino);
         state.leave_directory(ino);

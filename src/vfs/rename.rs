@@ -329,8 +329,9 @@ impl Vfs {
     /// Deletes versions of a file that is not shown any more when the last of its readers has closed it.
     fn delete_when_read(&self, state: &mut State, container: &ContainerId, ino: Ino, ids: Vec<FileId>) {
         ids.iter().for_each(|id| state.bury(container, id));
-        match self.intend_deletion(container, ids) {
-            Ok(unwanted) => _ = state.deferred.insert(ino, Arc::new(unwanted)),
+        let unwanted = state.is_to_go(container, ids, None);
+        match self.intend_deletion(&unwanted) {
+            Ok(()) => _ = state.deferred.insert(ino, unwanted),
             Err(error) => tracing::warn!(%error, "a deletion was not written down"),
         }
     }

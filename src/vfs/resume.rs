@@ -49,12 +49,12 @@ impl Vfs {
         let vfs = self.clone();
         self.behind.spawn(async move {
             match intent {
-                Intent::Delete { container, ids } => vfs.resume_deletion(container, ids, noted).await,
+                Intent::Delete { container, ids } => vfs.delete_noted(container, ids, noted).await,
                 Intent::Rename(rename) if rename.posted => {
                     // Kept for the next mount if the disk takes no note of where it has taken unsent bytes.
                     if vfs.note_places(&rename).await {
                         let gone = rename.gone().cloned().collect();
-                        vfs.resume_deletion(rename.container, gone, noted).await;
+                        vfs.delete_noted(rename.container, gone, noted).await;
                     }
                 }
                 Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,

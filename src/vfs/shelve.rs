@@ -129,19 +129,22 @@ impl Vfs {
 
     /// Writes down that what stands where a file goes that stays here, under a scratch name, goes with all that the
     /// server has of it. What was moved aside there stays so if that is all that happens.
-    pub(super) fn intend_to_give_way(&self, ino: Ino, target: Option<Ino>) -> Result<Unwanted> {
-        let (container, ids) = {
-            let state = self.state();
+    pub(super) fn intend_to_give_way(&self, ino: Ino, target: Option<Ino>) -> Result<Arc<Unwanted>> {
+        let unwanted = {
+            let mut state = self.state();
             let container =
                 state.tree.container_of(ino).and_then(|container| state.tree.container(container));
             let container = container.ok_or_else(|| Error::quiet(libc::ESTALE))?.container.id.clone();
             let stands = standing(target, ino);
-            (container, stands.map(|stands| state.given_up_for(stands, ino)).unwrap_or_default())
+            let ids = stands.map(|stands| state.given_up_for(stands, ino)).unwrap_or_default();
+            state.is_to_go(&container, ids, None)
         };
-        if !ids.is_empty() {
-            self.settle_aside(target)?;
+        if unwanted.is_empty() {
+            return Ok(unwanted);
         }
-        self.intend_deletion(&container, ids)
+        self.settle_aside(target)?;
+        self.intend_deletion(&unwanted)?;
+        Ok(unwanted)
     }
 
     /// Nobody is shown any more what stands there. Returns the deletion, if it does not wait for readers.
@@ -150,11 +153,10 @@ impl Vfs {
         state: &mut State,
         ino: Ino,
         writer: &Writer,
-        unwanted: Unwanted,
+        unwanted: Arc<Unwanted>,
         standing: Option<Ino>,
     ) -> Option<Arc<Unwanted>> {
-        let unwanted = Arc::new(unwanted);
-        unwanted.ids.iter().for_each(|id| state.bury(&unwanted.container, id));
+        unwanted.ids().iter().for_each(|id| state.bury(&unwanted.container, id));
         let mut waits = false;
         if let Some(stands) = standing {
             let passed_on = state.claims(stands);
@@ -169,14 +171,14 @@ impl Vfs {
                 state.deferred.insert(stands, unwanted.clone());
             }
         }
-        Some(unwanted).filter(|unwanted| !waits && !unwanted.ids.is_empty())
+        Some(unwanted).filter(|unwanted| !waits && !unwanted.is_empty())
     }
 
     /// Deletes what has given way.
     pub(super) async fn delete_given_up(self: &Arc<Self>, unwanted: Option<Arc<Unwanted>>) -> Result<()> {
         let Some(unwanted) = unwanted else { return Ok(()) };
         // The rename has happened, and the deletion is written down.
-        if let Err(error) = self.settle_shelved(None, &unwanted.ids) {
+        if let Err(error) = self.settle_shelved(None, &unwanted.ids()) {
             tracing::warn!(%error, "a file that was moved aside would stand for a version that is gone");
         }
         if self.config.write_back.is_some() {

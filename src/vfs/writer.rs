@@ -149,6 +149,11 @@ impl Inner {
         self.noted_as_arrived &= self.is_fixed();
     }
 
+    /// The first bytes are here, and perhaps are noted as what the server has.
+    pub(super) fn bring(&mut self, staging: Arc<Staging>, len: u64, noted_as_arrived: bool) {
+        (self.staging, self.len, self.noted_as_arrived) = (Some(staging), len, noted_as_arrived);
+    }
+
     /// Puts a staging file in the place of the present one. Returns that one if nobody needs it.
     pub(super) fn put(&mut self, staging: Arc<Staging>) -> Option<Arc<Staging>> {
         let (fixed, passed_on) = (self.is_fixed(), self.passed_on);

@@ -358,3 +358,41 @@ fn what_takes_a_path_outlives_the_removal_of_what_has_left_it() {
         assert_eq!(env.bytes_on_server(&id, "f"), b"acknowledged", "{left}");
     }
 }
+
+/// What is moved over is as good as removed.
+#[test]
+fn what_takes_a_path_outlives_a_move_over_what_has_left_it() {
+    for is_killed in [true, false] {
+        if fuse_is_missing() {
+            return;
+        }
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::SameId;
+        let env = Env::of(config);
+        let id = env.container("c");
+        for name in ["f", "g"] {
+            env.store().put_upload(&id, name, name.as_bytes());
+        }
+        let variables = [("FAILPOINTS", &*format!("{INTENDED}=1*sleep(1200)->off"))];
+        let mut mount = env.mount_with(&["--write-back", "--write-back-delay", "300ms"], &variables);
+        assert_eq!(mount.sh("c", "cat f g; mv f x; mv x f~"), "fg");
+        assert_eq!(save(&mount.path("c/f"), b"acknowledged"), Ok(()));
+        let (from, to) = (mount.path("c/g"), mount.path("c/f~"));
+        let moved = thread::spawn(|| fs::rename(from, to));
+        thread::sleep(Duration::from_millis(800));
+        assert!(!moved.is_finished(), "it was noted before: the test shows nothing");
+        assert_eq!(env.count(Upload), 1);
+        if is_killed {
+            mount.kill();
+            let _ = moved.join();
+            drop(mount);
+        } else {
+            moved.join().unwrap().unwrap();
+            assert_eq!(mount.unmount(&env), (0, 0));
+        }
+        let mount = env.mount(&[]);
+        assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"acknowledged", "{is_killed}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "f"), b"acknowledged", "{is_killed}");
+    }
+}

@@ -248,6 +248,14 @@ impl Env {
         notes.filter_map(|note| fs::read_to_string(note).ok()).collect()
     }
 
+    /// As if all that mounts which are no more intended had been done.
+    pub(crate) fn strike_out_intents(&self) {
+        let is_intent = |file: &PathBuf| file.file_name().is_some_and(|found| found == "intent.json");
+        for intent in self.kept_files().into_iter().filter(is_intent) {
+            fs::remove_dir_all(intent.parent().unwrap()).unwrap();
+        }
+    }
+
     fn kept_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut directories = vec![self.dir.path().join("state"), self.dir.path().join("cache")];

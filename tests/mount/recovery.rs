@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::Duration;
 
-use containerfs::emulator::Kind::{ListContainers, Upload};
+use containerfs::emulator::Kind::{DeleteFile, ListContainers, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile};
 use containerfs::journal::steps::{CLOSED, FAILPOINT};
 use nix::errno::Errno;
@@ -312,5 +312,49 @@ fn what_was_intended_in_a_container_that_is_gone_is_forgotten() {
         let mount = env.mount(&[]);
         wait_until("it is forgotten", || !is_intended(env, "rename"));
         assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+/// What is hidden goes, whatever has become of the note that said so; not while another mount may be at it.
+#[test]
+fn what_was_to_be_deleted_and_is_in_no_note_any_more_goes() {
+    on_openai(|env| {
+        for other_mount_lives in [false, true] {
+            let name = format!("c-{other_mount_lives}");
+            let id = env.container(&name);
+            let old = env.store().put_upload(&id, "f", b"old");
+            let other = other_mount_lives.then(|| {
+                let dir = env.dir.path().join("other");
+                fs::create_dir(&dir).unwrap();
+                let mut command = env.command(&["mount", "--foreground"]);
+                command.arg(&dir);
+                env.start(command, dir)
+            });
+            let mut mount = env.mount(&[]);
+            mount.sh(&name, "cat f");
+            env.status_fault(DeleteFile, 503);
+            assert_eq!(save(&mount.path(&format!("{name}/f")), b"new"), Ok(()));
+            wait_until("it has failed", || !env.notes("intent.json").is_empty());
+            mount.kill();
+            drop(mount);
+            env.emulator.faults().clear();
+            env.strike_out_intents();
+            env.emulator.forget_requests();
+            let mount = env.mount(&["--ttl", "50ms"]);
+            assert_eq!(mount.names(&name), ["f"]);
+            if other_mount_lives {
+                thread::sleep(Duration::from_millis(200));
+                assert_eq!(mount.names(&name), ["f"]);
+                assert_eq!(env.count(DeleteFile), 0);
+                drop((mount, other));
+                continue;
+            }
+            wait_until("the old version goes", || env.versions(&id, "f").len() == 1);
+            assert!(env.store().content(&id, &old).is_none());
+            mount.names(&name);
+            assert_eq!(env.count(DeleteFile), 1);
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "f"), b"new");
+        }
     });
 }
