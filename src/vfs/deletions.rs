@@ -245,22 +245,16 @@ impl Vfs {
     }
 
     /// Deletes buried versions of which a note says already that they go.
-    pub(super) async fn delete_noted(&self, container: ContainerId, mut ids: Vec<FileId>, noted: Noted) {
-        let unwanted = {
-            let mut state = self.state();
-            let all = ids.len();
-            ids.retain(|id| state.records.is_buried(&container, id));
-            let has_all = ids.len() == all;
-            let unwanted = state.is_to_go(&container, ids, None);
-            let mut going = unwanted.going();
-            going.noted = Some(noted);
-            if !has_all {
-                going.renew_note(&container);
-            }
-            drop(going);
-            unwanted
-        };
+    pub(super) async fn delete_noted(&self, container: ContainerId, ids: Vec<FileId>, noted: Noted) {
+        let unwanted = self.state().is_noted_to_go(&container, ids, noted);
         self.delete(unwanted).await;
+    }
+
+    /// Leaves buried versions, of which a note says that they go, to a mount that may delete.
+    pub(super) fn leave_noted(&self, container: &ContainerId, ids: Vec<FileId>, noted: Noted) {
+        let mut state = self.state();
+        let unwanted = state.is_noted_to_go(container, ids, noted);
+        state.left_to_others.push(unwanted);
     }
 }
 
@@ -288,6 +282,26 @@ impl State {
             Arc::new(Unwanted { container: container.clone(), going, path, turn, failed, settled });
         self.going.retain(|known| known.strong_count() > 0);
         self.going.push(Arc::downgrade(&unwanted));
+        unwanted
+    }
+
+    /// The same of which a note says so already; what has become somebody else's since goes from that.
+    fn is_noted_to_go(
+        &mut self,
+        container: &ContainerId,
+        mut ids: Vec<FileId>,
+        noted: Noted,
+    ) -> Arc<Unwanted> {
+        let all = ids.len();
+        ids.retain(|id| self.records.is_buried(container, id));
+        let has_all = ids.len() == all;
+        let unwanted = self.is_to_go(container, ids, None);
+        let mut going = unwanted.going();
+        going.noted = Some(noted);
+        if !has_all {
+            going.renew_note(container);
+        }
+        drop(going);
         unwanted
     }
 

@@ -234,6 +234,8 @@ struct State {
     writers: HashMap<Ino, Arc<writer::Writer>>,
     /// Server files whose deletion waits for the last close of an inode.
     deferred: HashMap<Ino, Arc<deletions::Unwanted>>,
+    /// Deletions of earlier mounts that this one may not carry out.
+    left_to_others: Vec<Arc<deletions::Unwanted>>,
     /// All deletions that somebody knows of.
     going: Vec<std::sync::Weak<deletions::Unwanted>>,
     /// Containers deleted here; a list may lag.
@@ -308,6 +310,7 @@ impl Vfs {
             next_handle: 1,
             writers: HashMap::new(),
             deferred: HashMap::new(),
+            left_to_others: Vec::new(),
             going: Vec::new(),
             dead_containers: std::collections::HashSet::new(),
             undeleted: Vec::new(),

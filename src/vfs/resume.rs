@@ -39,6 +39,9 @@ impl Vfs {
     pub(super) fn resume(self: &Arc<Self>, noted: Noted, intent: Intent) {
         if self.check_deletable().is_err() {
             // Kept for a mount that may.
+            if let Intent::Delete { container, ids } = intent {
+                self.leave_noted(&container, ids, noted);
+            }
             return;
         }
         if let Intent::Rename(rename) = &intent

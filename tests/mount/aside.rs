@@ -396,3 +396,34 @@ fn what_takes_a_path_outlives_a_move_over_what_has_left_it() {
         assert_eq!(env.bytes_on_server(&id, "f"), b"acknowledged", "{is_killed}");
     }
 }
+
+/// Which deletes nothing itself, and has taken a deletion over from one that does.
+#[test]
+fn what_is_saved_without_the_right_to_delete_outlives_a_deletion_of_its_id() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Openai);
+    config.quirks.replace_by_name = ReplaceByName::SameId;
+    let env = Env::of(config);
+    let id = env.container("c");
+    env.store().put_upload(&id, "f", b"old");
+    env.store().put_upload(&id, "g", b"unwanted");
+    let mut mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+    mount.sh("c", "cat f");
+    env.status_fault(DeleteFile, 503);
+    mount.sh("c", "rm f g");
+    wait_until("it is noted", || env.notes("intent.json").len() == 2);
+    mount.kill();
+    drop(mount);
+    env.emulator.faults().clear();
+    let mut mount = env.mount(&["--no-delete"]);
+    assert_eq!(save(&mount.path("c/f"), b"acknowledged"), Ok(()));
+    mount.kill();
+    drop(mount);
+    let mount = env.mount(&["--ttl", "50ms"]);
+    wait_until("what is unwanted goes", || env.versions(&id, "g").is_empty());
+    assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"acknowledged");
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(env.bytes_on_server(&id, "f"), b"acknowledged");
+}
