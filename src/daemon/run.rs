@@ -150,9 +150,7 @@ impl Mounted {
         self.tell_what_waits();
         let deadline = Deadline::after(within);
         let vfs = self.vfs.clone();
-        let left = self.hear(&mut signals, &deadline, &mut asked, vfs.drain(&deadline)).await;
-        // Its server goes with it: nothing is lost that would not be lost on the server.
-        let left = if self.demo.is_some() { Vec::new() } else { left };
+        self.hear(&mut signals, &deadline, &mut asked, vfs.drain(&deadline)).await;
         if let Err(error) = self.session.unmount() {
             tracing::warn!(%error, "cannot unmount");
         }
@@ -163,6 +161,11 @@ impl Mounted {
         let wait = if deadline.is_over() { Duration::ZERO } else { UNMOUNT_WAIT };
         let (deadline, session) = (Deadline::after(wait), self.session.clone());
         self.hear(&mut signals, &deadline, &mut asked, deadline.keep(session.ended())).await;
+        // Only now can nobody close anything any more.
+        let vfs = self.vfs.clone();
+        let left = self.hear(&mut signals, &deadline, &mut asked, vfs.left_at_last(&deadline)).await;
+        // Its server goes with it: nothing is lost that would not be lost on the server.
+        let left = if self.demo.is_some() { Vec::new() } else { left };
         if !left.is_empty() {
             tell_systemd(NotifyState::Status(&format!("{} not on the server, and kept", left.len())));
         }

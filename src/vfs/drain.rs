@@ -51,6 +51,13 @@ impl Vfs {
         self.left()
     }
 
+    /// What is left when nobody can change anything any more: what was closed after [`Vfs::drain`] may be on its way.
+    pub async fn left_at_last(&self, deadline: &Deadline) -> Vec<Left> {
+        deadline.keep(self.behind.wait()).await;
+        deadline.keep(self.everything_has_arrived()).await;
+        self.left()
+    }
+
     /// Sends again what failed, refusals included: what `pending` calls by one of `ids`, or everything if
     /// there are none. Returns what is left.
     pub async fn retry(self: &Arc<Self>, ids: &[String]) -> Vec<Left> {

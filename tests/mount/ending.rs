@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use containerfs::emulator::{Fault, Kind};
 
@@ -18,19 +18,25 @@ fn told(output: &Output) -> String {
 #[test]
 fn what_is_saved_through_a_descriptor_that_the_end_of_the_mount_has_left_open_is_not_lost() {
     on_both_profiles(|env| {
-        for flags in [LONG, &[]] {
+        for (flags, is_refused, code) in [(LONG, false, 0), (LONG, true, 3), (&[], false, 0)] {
             let id = env.container("box");
             let mut mount = env.mount(flags);
             let mut log = File::options().create(true).append(true).open(mount.path("box/log")).unwrap();
             log.write_all(b"one\n").unwrap();
             log.sync_all().unwrap();
-            let mut asked = env.command(&["unmount"]).arg(&mount.dir).spawn().unwrap();
+            let asked = env.command(&["unmount"]).arg(&mount.dir).stderr(Stdio::piped()).spawn().unwrap();
             wait_until("it is unmounted", || !is_mounted(&mount.dir));
+            if is_refused {
+                env.status_fault(Kind::Upload, 503);
+            }
             log.write_all(b"two\n").unwrap();
             log.sync_all().unwrap();
             drop(log);
-            mount.wait();
-            asked.wait().unwrap();
+            let ended = mount.wait();
+            env.emulator.faults().clear();
+            let asked = asked.wait_with_output().unwrap();
+            assert_eq!((asked.status.code(), ended), (Some(code), code), "{flags:?}: {}", told(&asked));
+            assert_eq!(told(&asked).contains("box/log"), code == 3, "{}", told(&asked));
 
             let mount = env.mount(&[]);
             assert_eq!(mount.sh("box", "cat log"), "one\ntwo\n", "{flags:?}");
