@@ -127,7 +127,13 @@ impl Vfs {
             self.renew_older(ino, writer, 0)?;
         }
         let says = || {
-            let mut meta = self.meta(ino, None)?;
+            let state = self.state();
+            if writer.is_done_with(closed) {
+                // Their note says what they replace, which is about to be deleted; nothing else may say so.
+                return None;
+            }
+            let mut meta = self.meta_now(&state, ino, None)?;
+            drop(state);
             if !writer.has_present(staging) {
                 // Opened and emptied meanwhile.
                 meta.sent.retain(|sent| sent.sha256.is_some());

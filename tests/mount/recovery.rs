@@ -358,3 +358,28 @@ fn what_was_to_be_deleted_and_is_in_no_note_any_more_goes() {
         }
     });
 }
+
+/// Of one close there are two promises, that of the close and that of the release.
+#[test]
+fn what_is_promised_again_when_it_has_arrived_names_what_it_replaces() {
+    on_openai(|env| {
+        let id = env.container("c");
+        let base = env.store().put_upload(&id, "a", b"base");
+        let variables = [("FAILPOINTS", &*format!("{CLOSED}=1*off->1*sleep(700)->off"))];
+        let mut mount = env.mount_with(&["--write-back", "--write-back-delay", "20ms"], &variables);
+        env.inject(DeleteFile, Fault::HangBefore);
+        assert_eq!(save(&mount.path("c/a"), b"newer"), Ok(()));
+        wait_until("its DELETE is under way", || env.count(DeleteFile) > 0);
+        thread::sleep(Duration::from_millis(1200));
+        let notes = env.notes("meta.json");
+        let replaces = format!("\"replaces\": \"{base}\"");
+        assert!(notes.iter().any(|note| note.contains(&replaces)), "{base} is replaced by none of {notes:?}");
+        mount.kill();
+        drop(mount);
+        env.emulator.faults().clear();
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "cat a; rm a"), "newer");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert!(env.store().files(&id).is_empty());
+    });
+}
