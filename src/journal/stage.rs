@@ -70,6 +70,20 @@ impl Meta {
     pub fn says_the_same(&self, other: &Self) -> bool {
         *self == Self { noted_at: self.noted_at, attributes: self.attributes, ..other.clone() }
     }
+
+    /// Whether it is of a file that was moved aside, which a crash undoes.
+    pub fn is_aside_just_now(&self) -> bool {
+        self.shelved.as_ref().is_some_and(|shelved| shelved.just_now)
+    }
+
+    /// Whether these bytes get the name that a file which was moved aside has left, or replace its version.
+    pub fn takes_the_place_of(&self, aside: &Self) -> bool {
+        let gets_its_name = aside.shelved.as_ref().is_some_and(|shelved| shelved.from == self.path);
+        let version = aside.replaces.as_ref();
+        let replaces_it =
+            version.is_some_and(|id| self.replaces.iter().chain(&self.also_replaces).any(|own| own == id));
+        self.container == aside.container && (gets_its_name || replaces_it)
+    }
 }
 
 /// Where a file comes from that was moved aside.

@@ -40,6 +40,7 @@ impl Vfs {
             self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
         }
         self.discard_superseded(&mut stagings, &intents);
+        stay_aside_where_taken(&mut stagings);
         let intents = self.take_paths(&stagings, intents);
         // All of them before the first sets out, and of one file the newest save last: it takes the place of
         // others.
@@ -115,7 +116,7 @@ impl Vfs {
             state.unfinished(&staging, staging.data().display().to_string(), None);
             return None;
         };
-        if meta.arrived || meta.shelved.as_ref().is_some_and(|shelved| shelved.just_now) {
+        if meta.arrived || meta.is_aside_just_now() {
             // The server has it, and shows it under its real name.
             staging.discard();
             return None;
@@ -286,6 +287,26 @@ impl State {
         writer.inner().replaces.clone_from(&meta.also_replaces);
         self.writers.insert(ino, writer);
         ino
+    }
+}
+
+/// A file that was moved aside just now has its old name back, unless that is somebody else's by now: its successor
+/// replaces what the server has of it.
+fn stay_aside_where_taken(stagings: &mut [(Option<Meta>, Staging)]) {
+    let waiting = stagings.iter().filter_map(|(meta, _)| meta.as_ref());
+    let successors: Vec<Meta> =
+        waiting.filter(|meta| meta.closed && !meta.is_aside_just_now()).cloned().collect();
+    for (meta, staging) in stagings {
+        let Some(meta) = meta.as_mut().filter(|meta| meta.is_aside_just_now()) else { continue };
+        if !successors.iter().any(|successor| successor.takes_the_place_of(meta)) {
+            continue;
+        }
+        if let Some(shelved) = &mut meta.shelved {
+            shelved.just_now = false;
+        }
+        if let Err(error) = staging.write_meta(meta, true) {
+            tracing::warn!(%error, "a file moved aside would be gone after a crash");
+        }
     }
 }
 

@@ -133,6 +133,8 @@ impl State {
         let Some(writer) = self.writers.get(&ino).cloned() else { return Unneeded::default() };
         let mut inner = writer.inner();
         inner.removed = true;
+        // It takes nobody's place any more.
+        inner.replaces.clear();
         if is_open {
             inner.share_stagings().collect()
         } else {

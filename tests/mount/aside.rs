@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
-use containerfs::emulator::{Config, Profile, ReplaceByName};
+use containerfs::emulator::{Config, Fault, Profile, ReplaceByName};
 use containerfs::journal::steps::INTENDED;
 
-use crate::env::{Env, fuse_is_missing, on_both_profiles, save, wait_until};
+use crate::env::{Env, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
 
 const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
 
@@ -426,4 +426,58 @@ fn what_is_saved_without_the_right_to_delete_outlives_a_deletion_of_its_id() {
     assert_eq!(fs::read(mount.path("c/f")).unwrap(), b"acknowledged");
     assert_eq!(mount.unmount(&env), (0, 0));
     assert_eq!(env.bytes_on_server(&id, "f"), b"acknowledged");
+}
+
+#[test]
+fn what_was_moved_aside_outlives_a_crash_beside_its_successor() {
+    on_openai(|env| {
+        for flags in [&["--write-back", "--write-back-delay", "1h"][..], &[]] {
+            let id = env.container("c");
+            env.store().put_upload(&id, "a", b"old");
+            let mut mount = env.mount(flags);
+            mount.sh("c", "mv a a~");
+            if flags.is_empty() {
+                // Its answer is lost with the daemon.
+                env.inject(Upload, Fault::HangAfter);
+            }
+            let path = mount.path("c/a");
+            let saved = thread::spawn(move || save(&path, b"new"));
+            wait_until("it waits, or has arrived", || {
+                let is_promised =
+                    |note: &String| note.contains("\"path\": \"a\"") && note.contains("\"closed\": true");
+                if flags.is_empty() {
+                    env.store().files(&id).len() == 2
+                } else {
+                    env.notes("meta.json").iter().any(is_promised)
+                }
+            });
+            mount.kill();
+            let _ = saved.join();
+            drop(mount);
+            env.emulator.faults().clear();
+            let mount = env.mount(&["--ttl", "50ms"]);
+            wait_until("one version is left", || env.only_version(&id, "a").as_deref() == Some(b"new"));
+            assert_eq!(mount.sh("c", "ls; cat a a~"), "a\na~\nnewold", "{flags:?}");
+            mount.sh("c", "rm a~");
+            assert_eq!(mount.unmount(env), (0, 0));
+            env.store().delete_container(&id);
+        }
+    });
+}
+
+#[test]
+fn what_was_moved_aside_goes_with_all_who_would_have_replaced_it() {
+    on_openai(|env| {
+        for flags in [&["--ttl", "50ms"][..], &["--ttl", "50ms", "--write-back", "--write-back-delay", "1h"]]
+        {
+            let id = env.container("c");
+            env.store().put_upload(&id, "a", b"old");
+            let mount = env.mount(flags);
+            mount.sh("c", "mv a a~; exec 3>a; mv a c; exec 4>a; rm c a a~");
+            wait_until("it goes", || env.store().files(&id).is_empty());
+            assert!(mount.names("c").is_empty(), "{flags:?}");
+            assert_eq!(mount.unmount(env), (0, 0));
+            env.store().delete_container(&id);
+        }
+    });
 }
