@@ -289,6 +289,9 @@ impl Vfs {
 
     /// Entries of containers and of their files age with the list that they come from.
     fn remaining(&self, state: &State, ino: Ino) -> Duration {
+        if state.is_being_renamed_behind(ino) {
+            return Duration::ZERO;
+        }
         let listed = self.listed_at(state, ino);
         let age = listed.map_or(Duration::MAX, |listed| listed.age());
         self.config.ttl.saturating_sub(age)

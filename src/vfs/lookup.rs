@@ -159,6 +159,9 @@ impl Vfs {
     }
 
     fn negative_ttl(&self, state: &State, parent: Ino) -> Duration {
+        if state.is_being_renamed_behind(parent) {
+            return Duration::ZERO;
+        }
         let listed = match state.tree.get(parent).map(|node| &node.kind) {
             Some(Kind::Container(container)) => container.listed,
             _ => self.listed_at(state, parent),

@@ -47,7 +47,9 @@ impl Vfs {
         if let Intent::Rename(rename) = &intent
             && !rename.posted
         {
-            self.state().resuming.extend(rename.destinations());
+            let mut state = self.state();
+            state.resuming.extend(rename.destinations());
+            state.renamed_behind.push(rename.container.clone());
         }
         let vfs = self.clone();
         self.behind.spawn(async move {
@@ -60,7 +62,11 @@ impl Vfs {
                         vfs.delete_noted(rename.container, gone, noted).await;
                     }
                 }
-                Intent::Rename(rename) => vfs.resume_rename(rename, noted).await,
+                Intent::Rename(rename) => {
+                    let container = rename.container.clone();
+                    vfs.resume_rename(rename, noted).await;
+                    vfs.state().is_renamed_behind(&container);
+                }
                 Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
                 Intent::Probe { container, base, at } => vfs.resume_probe(container, base, at, noted).await,
                 // Taken in with the bytes that are not sent yet: it has to be known before any of them is.
@@ -299,6 +305,20 @@ impl Copied {
 }
 
 impl State {
+    /// Whether names around `ino` may change behind the mount, which the kernel is not told: it asks for each.
+    pub(super) fn is_being_renamed_behind(&self, ino: Ino) -> bool {
+        let id = |ino: Ino| self.tree.container(ino).map(|container| &container.container.id);
+        !self.renamed_behind.is_empty()
+            && self.tree.container_of(ino).and_then(id).is_some_and(|id| self.renamed_behind.contains(id))
+    }
+
+    /// A rename of an earlier mount in `container` is done, or will not be.
+    fn is_renamed_behind(&mut self, container: &ContainerId) {
+        if let Some(at) = self.renamed_behind.iter().position(|id| id == container) {
+            self.renamed_behind.swap_remove(at);
+        }
+    }
+
     fn take_note_of_rename(&mut self, rename: &Rename) {
         // A server that replaces by name may have kept an id.
         for id in rename.gone() {

@@ -383,3 +383,36 @@ fn what_is_promised_again_when_it_has_arrived_names_what_it_replaces() {
         assert!(env.store().files(&id).is_empty());
     });
 }
+
+/// The kernel has been told of the old name by then, and is not told that it is gone.
+#[test]
+fn what_is_saved_under_the_old_name_after_a_rename_that_was_taken_up_is_a_file_of_its_own() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "old", b"renamed");
+        let mut mount = env.mount(&[]);
+        mount.sh("c", "cat old");
+        env.inject(Upload, Fault::HangBefore);
+        let (from, to) = (mount.path("c/old"), mount.path("c/new"));
+        let renamed = thread::spawn(move || fs::rename(from, to));
+        wait_until("it is under way", || env.count(Upload) == 1);
+        mount.kill();
+        let _ = renamed.join();
+        drop(mount);
+        env.emulator.faults().clear();
+        env.emulator.set_latency(Duration::from_millis(200));
+        let mount = env.mount(&["--ttl", "1h"]);
+        assert_eq!(fs::metadata(mount.path("c/old")).unwrap().len(), 7);
+        assert_eq!(fs::metadata(mount.path("c/new")).unwrap_err().kind(), ErrorKind::NotFound);
+        env.emulator.set_latency(Duration::ZERO);
+        wait_until("it is renamed", || {
+            env.only_version(&id, "new").is_some() && env.store().files(&id).len() == 1
+        });
+        wait_until("its intent is struck out", || {
+            !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""))
+        });
+        assert_eq!(save(&mount.path("c/old"), b"another"), Ok(()));
+        assert_eq!(mount.sh("c", "ls; cat new old"), "new\nold\nrenamedanother");
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
