@@ -22,7 +22,7 @@ use crate::api::error::{Error, ErrorKind, Result, request_id};
 use crate::api::gate::{Gate, Permit};
 use crate::api::pace::Progress;
 use crate::api::pool::{Pool, is_refused};
-use crate::api::priority::{self, Priority};
+use crate::api::priority::{self, Priority, Urgency};
 use crate::api::queues::{Queues, queues};
 use crate::api::redact::Redactor;
 use crate::api::reply::{Answer, check_content, error_body};
@@ -187,9 +187,15 @@ impl Transport {
     }
 
     /// Sends a call whose reply is a file, or a part of it. A reply that stays away within the deadline is an
-    /// error; how long the body takes is the reader's business.
+    /// error; how long the body takes is the reader's business. What is fetched ahead ends with a 429, and so
+    /// does what waits for its turn meanwhile.
     pub(super) async fn open(&self, call: &Call, part: &Part, priority: &Priority) -> Result<Reply> {
+        let asked = Instant::now();
         let permit = self.turn(&self.transfers, priority).await;
+        if priority.urgency() == Urgency::Ahead && self.limited_at().is_some_and(|at| at >= asked) {
+            let message = "the server has had enough, and nobody waits for this";
+            return Err(Error::new(ErrorKind::RateLimited, call.operation, message));
+        }
         let begun = Instant::now();
         let deadline = budget::deadline(self.timeout);
         let once = |_| {
@@ -267,7 +273,11 @@ impl Transport {
             waited += wait;
             // A transfer's own time is not counted: it was moving.
             let in_time = if transfer { waited < self.timeout } else { Instant::now() + wait < deadline };
-            if !error.retry || attempts >= retry::RETRIES || !in_time {
+            // It would keep its connection while it waits, from programs that wait for theirs.
+            let stops = error.kind == ErrorKind::RateLimited
+                && call.is_content()
+                && priority.urgency() == Urgency::Ahead;
+            if !error.retry || attempts >= retry::RETRIES || !in_time || stops {
                 return Err(error);
             }
             self.counters.repeated();

@@ -253,8 +253,8 @@ struct State {
     /// Lists that are being fetched before their time.
     renewing: std::collections::HashSet<freshness::Which>,
     looked_ahead: ahead::LookedAhead,
-    /// Directories whose lengths are being asked for.
-    sizing: std::collections::HashSet<Ino>,
+    /// Directories whose lengths are being asked for, or were until a 429.
+    sizing: HashMap<Ino, sizes::Sizing>,
     /// Base names of probes, which nobody is shown, and what is not known of them yet.
     probes: HashMap<String, Option<probe::Probe>>,
     /// POSTs under way.
@@ -322,7 +322,7 @@ impl Vfs {
             making: freshness::Making::default(),
             renewing: std::collections::HashSet::new(),
             looked_ahead: ahead::LookedAhead::new(),
-            sizing: std::collections::HashSet::new(),
+            sizing: HashMap::new(),
             probes: HashMap::new(),
             sending: sending::Sending::default(),
             lost: Vec::new(),

@@ -9,7 +9,16 @@ use futures_util::StreamExt;
 
 use crate::api::priority::{self, Urgency};
 use crate::namespace::inode::Ino;
-use crate::vfs::{Error, Result, Vfs};
+use crate::vfs::{Error, Result, State, Vfs};
+
+/// How far the lengths of a directory are being learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sizing {
+    /// Files are being asked for.
+    UnderWay,
+    /// The server has had enough.
+    Stopped,
+}
 
 impl Vfs {
     /// Sees to it that the length of a file is known.
@@ -36,6 +45,7 @@ impl Vfs {
         match body.total().await.map_err(Error::from) {
             Ok(len) => {
                 self.learnt_again(ino, (&container, &server), &body, len).await;
+                self.learn_on(ino);
                 Ok(())
             }
             Err(error) => {
@@ -47,13 +57,29 @@ impl Vfs {
         }
     }
 
-    /// Learns the lengths of a whole directory, behind whoever reads it. Stops at 429.
+    /// Goes on with the directory of a file whose length was told, if it was left at a 429.
+    fn learn_on(self: &Arc<Self>, ino: Ino) {
+        let directory = {
+            let mut state = self.state();
+            let Some(directory) = state.tree.get(ino).map(|node| node.parent) else { return };
+            if state.sizing.get(&directory) != Some(&Sizing::Stopped) {
+                return;
+            }
+            state.sizing.remove(&directory);
+            directory
+        };
+        self.learn_sizes_behind(directory);
+    }
+
+    /// Learns the lengths of a whole directory, behind whoever reads it. Stops at 429, until the server tells
+    /// somebody a length again.
     pub(super) fn learn_sizes_behind(self: &Arc<Self>, directory: Ino) {
         let wanted: Vec<Ino> = {
             let mut state = self.state();
-            if !state.sizing.insert(directory) {
+            if state.sizing.contains_key(&directory) {
                 return;
             }
+            state.sizing.insert(directory, Sizing::UnderWay);
             let children = state.tree.get(directory).and_then(|node| node.children());
             let files = children.into_iter().flat_map(|children| children.values().copied());
             let files: Vec<Ino> = files
@@ -70,13 +96,18 @@ impl Vfs {
             let mut answers = futures_util::stream::iter(wanted)
                 .map(|ino| vfs.ensure_size(ino))
                 .buffer_unordered(vfs.config.max_connections);
-            while answers.next().await.is_some() {
-                if vfs.client.limited_at().is_some_and(|at| at >= begun) {
-                    break;
-                }
+            let mut stopped = false;
+            while !stopped && answers.next().await.is_some() {
+                stopped = vfs.client.limited_at().is_some_and(|at| at >= begun);
             }
             drop(answers);
-            vfs.state().sizing.remove(&directory);
+            let mut state = vfs.state();
+            let State { sizing, tree, .. } = &mut *state;
+            sizing.remove(&directory);
+            if stopped {
+                sizing.retain(|directory, _| tree.get(*directory).is_some());
+                sizing.insert(directory, Sizing::Stopped);
+            }
         }));
     }
 }

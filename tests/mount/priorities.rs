@@ -4,13 +4,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerfs::emulator::{Fault, FaultRule, Kind};
 
-use crate::env::{Env, noise, on_openai, on_plain, save, wait_until};
+use crate::env::{Env, errno, noise, on_openai, on_plain, save, wait_until};
 
 const ROUND_TRIP: Duration = Duration::from_millis(500);
+
+/// Too many requests; a second later it may be otherwise.
+fn limited() -> Fault {
+    let headers = BTreeMap::from([("retry-after".to_owned(), "1".to_owned())]);
+    Fault::Status { code: 429, body: None, headers }
+}
 
 /// The requests for content, the first first, as the names of the files.
 fn fetched(env: &Env, ids: &BTreeMap<String, String>) -> Vec<String> {
@@ -100,15 +106,10 @@ fn a_429_stops_what_nobody_waits_for_and_slows_the_rest() {
     // Where lengths have to be found out, files are fetched for these.
     on_plain(|env| {
         let ids = files(env, 100);
-        let limited = Fault::Status {
-            code: 429,
-            body: None,
-            headers: BTreeMap::from([("retry-after".to_owned(), "1".to_owned())]),
-        };
         let mount = env.mount(&[]);
         mount.sh("c", "ls > /dev/null; cat f000 > /dev/null");
         env.emulator.set_latency(Duration::from_millis(50));
-        env.emulator.faults().inject(FaultRule::once(Kind::Content, limited));
+        env.emulator.faults().inject(FaultRule::once(Kind::Content, limited()));
         env.emulator.forget_requests();
         mount.sh("c", "cat f001 f002 > /dev/null");
         thread::sleep(Duration::from_secs(2));
@@ -120,5 +121,35 @@ fn a_429_stops_what_nobody_waits_for_and_slows_the_rest() {
         for number in 0..100 {
             assert_eq!(fs::read(mount.path(&format!("c/f{number:03}"))).unwrap().len(), 1000);
         }
+    });
+}
+
+#[test]
+fn lengths_that_nobody_waits_for_are_not_asked_for_after_a_429_until_one_is_told_again() {
+    on_openai(|env| {
+        let ids = files(env, 60);
+        env.inject(Kind::Content, limited());
+        let (timeout, at_once) = (Duration::from_secs(5), 8);
+        let mount = env.mount(&["--timeout", "5s", "--max-connections", "8"]);
+        mount.sh("c", "ls > /dev/null");
+        wait_until("lengths are asked for", || env.count(Kind::Content) > 0);
+        thread::sleep(Duration::from_secs(4));
+        let asked = fetched(env, &ids);
+        assert!(asked.len() <= at_once, "{asked:?}");
+
+        env.emulator.forget_requests();
+        let begun = Instant::now();
+        assert_eq!(errno(fs::metadata(mount.path("c/f050"))), libc::EBUSY);
+        assert!(begun.elapsed() < timeout * 2, "it has waited for others: {:?}", begun.elapsed());
+        assert_eq!(fetched(env, &ids), ["f050"; 3], "it alone, and with its repetitions");
+        mount.sh("c", "ls > /dev/null");
+        assert_eq!(env.count(Kind::Content), 3);
+
+        env.emulator.faults().clear();
+        assert_eq!(fs::metadata(mount.path("c/f050")).unwrap().len(), 1000);
+        wait_until("the others are asked for again", || {
+            let asked = fetched(env, &ids);
+            ids.values().all(|name| asked.contains(name))
+        });
     });
 }
