@@ -264,8 +264,8 @@ struct State {
     /// New paths of renames that earlier mounts have left half done, or that had no answer: what lost POSTs have made
     /// under them may be wanted.
     resuming: HashSet<(ContainerId, String)>,
-    /// The container of each rename that an earlier mount has left half done and this one finishes.
-    renamed_behind: Vec<ContainerId>,
+    /// Renames that earlier mounts have left half done and this one finishes.
+    renamed_behind: resume::RenamedBehind,
     /// Listed versions that lost POSTs may have made, and that nobody is shown.
     withheld: HashMap<ContainerId, Vec<Arc<crate::api::File>>>,
     /// Adopted staging files that are neither shown nor sent.
@@ -327,7 +327,7 @@ impl Vfs {
             sending: sending::Sending::default(),
             lost: Vec::new(),
             resuming: HashSet::new(),
-            renamed_behind: Vec::new(),
+            renamed_behind: resume::RenamedBehind::default(),
             withheld: HashMap::new(),
             unfinished: Vec::new(),
         };

@@ -112,7 +112,8 @@ impl Vfs {
                     if failed.load(Ordering::Acquire) {
                         return None;
                     }
-                    let moved = match found.get(&leg.old.id) {
+                    let is_another = self.state().renamed_behind.is_another(container, &leg.old.id);
+                    let moved = match found.get(&leg.old.id).filter(|_| !is_another) {
                         Some(file) => Ok(Moved::of(&leg, file.clone(), file.bytes.unwrap_or(0))),
                         None => self.send_copy(container, &leg, replaces, noted).await,
                     };
@@ -153,14 +154,20 @@ impl Vfs {
         arrived.noted.done();
     }
 
-    /// Deletes versions that a rename has sent, unless that would leave nothing under the name.
+    /// Deletes versions that a rename has sent, unless that would leave nothing under the name: a server that keeps ids
+    /// has given them those of what they replaced.
     /// `first` is done when it is clear that they go, and no list comes before they are buried.
     pub(super) async fn delete_sent(
         &self,
         rename: &Rename,
-        sent: Vec<&FileId>,
+        mut sent: Vec<&FileId>,
         first: impl FnOnce(&mut State),
     ) {
+        let all = sent.len();
+        sent.retain(|id| !rename.replaces.contains(id));
+        if sent.len() < all {
+            self.state().is_out_of_date(&rename.container);
+        }
         // Where nobody says, they stay.
         let have_taken_a_place = self.have_taken_their_place(&rename.container, &rename.replaces);
         if sent.is_empty() || have_taken_a_place.await.unwrap_or(true) {

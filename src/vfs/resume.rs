@@ -13,6 +13,44 @@ use crate::vfs::commit::as_uploaded;
 use crate::vfs::relocate::Begun;
 use crate::vfs::{Error, Result, State, Vfs};
 
+/// Renames that earlier mounts have left half done and this one finishes.
+#[derive(Default)]
+pub(super) struct RenamedBehind {
+    /// The container of each.
+    containers: Vec<ContainerId>,
+    /// The ids that POSTs were answered with meanwhile: a server that keeps ids gives a new file that of the one that
+    /// is to be renamed.
+    answered: HashSet<(ContainerId, FileId)>,
+}
+
+impl RenamedBehind {
+    fn begins(&mut self, container: &ContainerId) {
+        self.containers.push(container.clone());
+    }
+
+    /// It is done, or will not be.
+    fn ends(&mut self, container: &ContainerId) {
+        if let Some(at) = self.containers.iter().position(|id| id == container) {
+            self.containers.swap_remove(at);
+        }
+        if self.containers.is_empty() {
+            self.answered.clear();
+        }
+    }
+
+    /// A POST has been answered.
+    pub(super) fn is_answered(&mut self, container: &ContainerId, id: &FileId) {
+        if !self.containers.is_empty() {
+            self.answered.insert((container.clone(), id.clone()));
+        }
+    }
+
+    /// Whether a version has other bytes by now than the one that was to be renamed.
+    pub(super) fn is_another(&self, container: &ContainerId, id: &FileId) -> bool {
+        self.answered.contains(&(container.clone(), id.clone()))
+    }
+}
+
 impl Vfs {
     /// What an intent says of names, before anything is shown.
     pub(super) fn take_note<'a>(&self, intent: &Intent, unsent: impl Iterator<Item = &'a mut Meta>) {
@@ -49,7 +87,7 @@ impl Vfs {
         {
             let mut state = self.state();
             state.resuming.extend(rename.destinations());
-            state.renamed_behind.push(rename.container.clone());
+            state.renamed_behind.begins(&rename.container);
         }
         let vfs = self.clone();
         self.behind.spawn(async move {
@@ -65,7 +103,7 @@ impl Vfs {
                 Intent::Rename(rename) => {
                     let container = rename.container.clone();
                     vfs.resume_rename(rename, noted).await;
-                    vfs.state().is_renamed_behind(&container);
+                    vfs.state().renamed_behind.ends(&container);
                 }
                 Intent::CreateContainer { name, known } => vfs.resume_creation(&name, known, noted).await,
                 Intent::Probe { container, base, at } => vfs.resume_probe(container, base, at, noted).await,
@@ -169,13 +207,7 @@ impl Vfs {
         };
         let Some((source, target, parent, name)) = place else {
             // The old name means something else by now, or the new one does: both stay.
-            {
-                let mut state = self.state();
-                let container = state.tree.containers.get(&rename.container).copied();
-                if let Some(container) = container.and_then(|ino| state.tree.container_mut(ino)) {
-                    container.listed = None;
-                }
-            }
+            self.state().is_out_of_date(&rename.container);
             self.call_off(&Begun { noted, rename, sent }).await;
             return Ok(());
         };
@@ -308,15 +340,8 @@ impl State {
     /// Whether names around `ino` may change behind the mount, which the kernel is not told: it asks for each.
     pub(super) fn is_being_renamed_behind(&self, ino: Ino) -> bool {
         let id = |ino: Ino| self.tree.container(ino).map(|container| &container.container.id);
-        !self.renamed_behind.is_empty()
-            && self.tree.container_of(ino).and_then(id).is_some_and(|id| self.renamed_behind.contains(id))
-    }
-
-    /// A rename of an earlier mount in `container` is done, or will not be.
-    fn is_renamed_behind(&mut self, container: &ContainerId) {
-        if let Some(at) = self.renamed_behind.iter().position(|id| id == container) {
-            self.renamed_behind.swap_remove(at);
-        }
+        let behind = &self.renamed_behind.containers;
+        !behind.is_empty() && self.tree.container_of(ino).and_then(id).is_some_and(|id| behind.contains(id))
     }
 
     fn take_note_of_rename(&mut self, rename: &Rename) {
@@ -354,7 +379,11 @@ impl State {
         let is_source = self.tree.is_linked(source)
             && self.tree.path(source) == rename.from
             && match self.tree.file(source) {
-                Some(file) => file.id() == rename.moves.first().map(|step| &step.id) && !is_dirty(source),
+                Some(file) => {
+                    let id = rename.moves.first().map(|step| &step.id);
+                    let is_another = |id| self.renamed_behind.is_another(&rename.container, id);
+                    file.id() == id && !id.is_some_and(is_another) && !is_dirty(source)
+                }
                 None => true,
             };
         let stands = self.tree.find(container, &rename.to);
@@ -370,6 +399,14 @@ impl State {
                 }
             });
         is_source && is_free
+    }
+
+    /// The next who asks for what is in a container has a list fetched.
+    pub(super) fn is_out_of_date(&mut self, container: &ContainerId) {
+        let container = self.tree.containers.get(container).copied();
+        if let Some(container) = container.and_then(|ino| self.tree.container_mut(ino)) {
+            container.listed = None;
+        }
     }
 
     fn is_there(&self, container: &ContainerId, path: &str) -> bool {

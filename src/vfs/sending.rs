@@ -107,9 +107,10 @@ impl Announced {
 
     /// The reply has this id, which may have been that of another version until now. Said under the lock under
     /// which that one loses it.
-    pub(super) fn answered(&self, _: &mut State, id: &FileId) {
+    pub(super) fn answered(&self, state: &mut State, id: &FileId) {
         if let Some(post) = self.sending.lock().under_way.get_mut(&self.number) {
             post.answered = Some(id.clone());
+            state.renamed_behind.is_answered(&post.container, id);
         }
     }
 
