@@ -456,9 +456,21 @@ impl State {
         let may_be_ours = |file: &api::File| {
             self.lost_posts(container).any(|lost| self.may_have_made(lost, file, replaced))
         };
-        let mut withheld: Vec<_> = files.extract_if(.., |file| may_be_ours(file)).map(Arc::new).collect();
+        let listed: HashSet<FileId> = files.iter().map(|file| file.id.clone()).collect();
+        // Until a rename of an earlier mount is taken up it is all that there is, where a server replaces by name.
+        let is_all_there_is = |file: &api::File| {
+            let mut made_by =
+                self.lost_posts(container).filter(|lost| self.may_have_made(lost, file, replaced));
+            made_by.all(|lost| {
+                self.is_to_be_resumed(container, &lost.path)
+                    && !self.has_unsent_bytes_for(container, &lost.path)
+                    && self.stood(lost).next().is_some()
+                    && self.stood(lost).all(|id| !listed.contains(id))
+            })
+        };
+        let is_withheld = |file: &mut api::File| may_be_ours(file) && !is_all_there_is(file);
+        let mut withheld: Vec<_> = files.extract_if(.., is_withheld).map(Arc::new).collect();
         // What an earlier list told of, which knew of more than this one does.
-        let listed: HashSet<FileId> = withheld.iter().map(|file| file.id.clone()).collect();
         withheld.extend(earlier.into_iter().filter(|file| !listed.contains(&file.id) && may_be_ours(file)));
         self.withheld.insert(container.clone(), withheld);
     }
@@ -495,9 +507,14 @@ impl State {
     /// Whether a path has bytes here that the server doesn't have, or is about to get them, maybe those that a lost
     /// POST has sent.
     fn is_unsent(&self, container: &ContainerId, path: &str) -> bool {
-        if self.resuming.contains(&(container.clone(), path.to_owned())) {
-            return true;
-        }
+        self.is_to_be_resumed(container, path) || self.has_unsent_bytes_for(container, path)
+    }
+
+    fn is_to_be_resumed(&self, container: &ContainerId, path: &str) -> bool {
+        self.resuming.contains(&(container.clone(), path.to_owned()))
+    }
+
+    fn has_unsent_bytes_for(&self, container: &ContainerId, path: &str) -> bool {
         let Some(&container) = self.tree.containers.get(container) else { return true };
         self.writers.iter().any(|(ino, writer)| {
             let inside = self.tree.file(*ino).is_some_and(|file| file.container == container);

@@ -176,7 +176,10 @@ impl Vfs {
         {
             let mut state = self.state();
             first(&mut state);
-            sent.iter().for_each(|id| state.bury(&rename.container, id));
+            for id in &sent {
+                state.bury(&rename.container, id);
+                state.is_shown_no_more(&rename.container, id);
+            }
         }
         for id in sent {
             self.delete_version(&rename.container, id).await;
@@ -334,6 +337,7 @@ impl Vfs {
             return None;
         }
         let found = self.found_again(container, note, copied.clone()).await.ok()??;
+        self.state().is_shown_no_more(container, &found.id);
         Some((*found).clone())
     }
 
@@ -369,6 +373,14 @@ impl Moved {
 }
 
 impl State {
+    /// Takes what shows a version out of the tree, if anything does.
+    fn is_shown_no_more(&mut self, container: &ContainerId, id: &FileId) {
+        let container = self.tree.containers.get(container).and_then(|ino| self.tree.container(*ino));
+        if let Some(ino) = container.and_then(|container| container.files.get(id)).copied() {
+            self.tree.unlink(ino);
+        }
+    }
+
     /// The versions of a rename stand for their files from now on. Called when these have their new names.
     /// Returns the versions that nobody wants any more, those in `replaced` among them: a list that comes now
     /// shows none of them.

@@ -188,19 +188,24 @@ impl Vfs {
             let files = state.tree.container(container).map(|container| &container.files);
             let stands = |id: &FileId| files?.get(id).filter(|ino| !state.shelved.contains_key(ino)).copied();
             let stood = rename.replaces.iter().find_map(stands);
-            // A list may have shown what was sent once more.
-            let is_sent = |ino: &Ino| {
-                let id = state.tree.file(*ino).and_then(|file| file.id());
-                id.is_some_and(|id| sent.values().any(|sent| sent.id == *id))
-            };
-            let target = stood.or_else(|| state.tree.child(parent, name).filter(|stands| !is_sent(stands)));
+            // What was sent is shown where a list has told of it, and stays so until the rename is done if it is all
+            // that there is under the name.
+            let shown: Vec<Ino> = sent
+                .values()
+                .filter_map(|sent| files.and_then(|files| files.get(&sent.id)))
+                .copied()
+                .collect();
+            let is_alone = rename.is_of_a_file() && stood.is_none();
+            let stays =
+                |ino: &Ino| stood == Some(*ino) || (is_alone && state.tree.child(parent, name) == Some(*ino));
+            let goes: Vec<Ino> = shown.into_iter().filter(|ino| !stays(ino)).collect();
+            goes.into_iter().for_each(|ino| state.tree.unlink(ino));
+            let target = stood.or_else(|| state.tree.child(parent, name));
             let is_ours = |ino: Ino| match state.tree.get(ino).map(|node| node.children()) {
                 Some(Some(children)) => children.is_empty(),
-                _ => state
-                    .tree
-                    .file(ino)
-                    .and_then(|file| file.id())
-                    .is_some_and(|id| rename.replaces.contains(id)),
+                _ => state.tree.file(ino).and_then(|file| file.id()).is_some_and(|id| {
+                    rename.replaces.contains(id) || sent.values().any(|sent| sent.id == *id)
+                }),
             };
             let free = target.is_none_or(is_ours);
             source.filter(|_| free).map(|source| (source, target, parent, name.to_owned()))
@@ -279,15 +284,13 @@ impl Vfs {
     /// A version that a POST of an earlier mount was answered with, which a list may not show yet.
     async fn still_there(&self, container: &ContainerId, id: &FileId) -> Result<Option<Arc<api::File>>> {
         {
-            let mut state = self.state();
+            let state = self.state();
             if state.records.is_buried(container, id) {
                 return Ok(None);
             }
             let of = state.tree.containers.get(container).and_then(|ino| state.tree.container(*ino));
             if let Some(ino) = of.and_then(|container| container.files.get(id)).copied() {
-                let file = state.tree.file(ino).and_then(|file| file.server.clone());
-                state.tree.unlink(ino);
-                return Ok(file);
+                return Ok(state.tree.file(ino).and_then(|file| file.server.clone()));
             }
         }
         match self.client.retrieve_file(container, id).await.map_err(Error::from) {
@@ -310,12 +313,8 @@ impl Vfs {
                 self.is_nobodys(found).await?;
                 continue;
             }
-            {
-                let mut state = self.state();
-                if !state.found(&mut found) {
-                    continue;
-                }
-                found.ino.iter().for_each(|ino| state.tree.unlink(*ino));
+            if !self.state().found(&mut found) {
+                continue;
             }
             let answered = Copied { made: Some(found.file.id.clone()), ..copied.clone() };
             if let Err(error) = note.write(&answered, true) {

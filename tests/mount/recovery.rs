@@ -481,3 +481,43 @@ fn what_is_saved_while_a_rename_is_taken_up_stays_where_ids_are_kept() {
         }
     }
 }
+
+/// A server that replaces by name has put the renamed file in the place of the other.
+#[test]
+fn what_a_rename_has_replaced_by_name_is_there_until_it_is_taken_up() {
+    if fuse_is_missing() {
+        return;
+    }
+    for fault in [Fault::HangAfter, Fault::HangBefore] {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::Replace;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mut mount = env.mount(&[]);
+        mount.sh("c", "printf 'it stood' > new; printf renamed > old");
+        env.inject(Upload, fault.clone());
+        let before = env.count(Upload);
+        let (from, to) = (mount.path("c/old"), mount.path("c/new"));
+        let renamed = thread::spawn(move || fs::rename(from, to));
+        wait_until("it is under way", || env.count(Upload) > before);
+        mount.kill();
+        let _ = renamed.join();
+        drop(mount);
+        env.emulator.faults().clear();
+        env.emulator.set_latency(Duration::from_millis(300));
+        let mount = env.mount(&["--ttl", "50ms"]);
+        let is_taken_up = || !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""));
+        let mut looks = 0;
+        while !is_taken_up() || looks == 0 {
+            let bytes = fs::read(mount.path("c/new")).map(|bytes| String::from_utf8(bytes).unwrap());
+            let is_there = matches!(bytes.as_deref(), Ok("it stood" | "renamed"));
+            assert!(is_there, "{fault:?}: {bytes:?} at look {looks}");
+            looks += 1;
+        }
+        env.emulator.set_latency(Duration::ZERO);
+        assert_eq!(mount.sh("c", "ls; cat new"), "new\nrenamed", "{fault:?}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.only_version(&id, "new"), Some(b"renamed".to_vec()), "{fault:?}");
+        assert_eq!(env.store().files(&id).len(), 1, "{fault:?}");
+    }
+}
