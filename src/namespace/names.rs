@@ -25,7 +25,7 @@ pub const DATA_DIR: &str = "/mnt/data/";
 /// Why a name cannot be created here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// Invalid UTF-8, a control character or `%2F`.
+    /// Invalid UTF-8, a control character, one that reorders text, or `%2F`.
     #[error("the service cannot hold this name")]
     Invalid,
     /// Longer than [`NAME_MAX`].
@@ -125,7 +125,7 @@ fn marked(part: &str, origin: &str) -> String {
     digest.update([0]);
     digest.update(part.as_bytes());
     let tag = hex::encode(&digest.finalize()[..4]);
-    let cleaned: String = part.chars().map(|c| if c == '/' || is_control(c) { '_' } else { c }).collect();
+    let cleaned: String = part.chars().map(|c| if c == '/' || is_unsafe(c) { '_' } else { c }).collect();
     let cleaned = match cleaned.as_str() {
         "" | "." | ".." => "_".repeat(cleaned.len().max(1)),
         _ => cleaned,
@@ -208,14 +208,14 @@ fn decoded_slashes(rest: &str) -> Option<Vec<String>> {
 }
 
 fn is_safe(part: &str) -> bool {
-    !matches!(part, "" | "." | "..") && !part.contains('/') && !part.chars().any(is_control)
+    !matches!(part, "" | "." | "..") && !part.contains('/') && !part.chars().any(is_unsafe)
 }
 
-/// Control characters of ASCII and Unicode, and the invisible ones that reorder or break a line on a
-/// terminal.
-pub fn is_control(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+/// Whether a character has no place in a name: control characters (category Cc), and those that reorder the
+/// text after them on a terminal (bidirectional embeddings, overrides and isolates). What joins, separates or
+/// marks characters has one: emoji and words of many scripts are made with it.
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -315,7 +315,15 @@ mod tests {
             assert_eq!(creatable(OsStr::from_bytes(bad)), Err(BadName::Invalid));
         }
         assert_eq!(creatable(OsStr::new(&"x".repeat(256))), Err(BadName::TooLong));
-        assert_eq!(creatable(OsStr::new("-rf")), Ok("-rf"));
+        for reordering in ["\u{202a}", "\u{202e}", "\u{2066}", "\u{2069}"] {
+            assert_eq!(creatable(OsStr::new(reordering)), Err(BadName::Invalid));
+        }
+        for good in
+            ["-rf", "👩\u{200d}👧", "می\u{200c}خواهم", "\u{feff}", "\u{200e}\u{200f}", "\u{2028}\u{2029}"]
+        {
+            assert_eq!(creatable(OsStr::new(good)), Ok(good));
+            assert_eq!(safe_component(good, "origin"), good, "what can be made is shown as it is");
+        }
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub(crate) fn part() -> impl Strategy<Value = String> {
             .prop_map(str::to_owned),
         1 => prop::sample::select(vec!["\0", "a\n", "\u{1b}[2J", "\u{202e}x", "\u{feff}", "\u{85}"])
             .prop_map(str::to_owned),
+        1 => prop::sample::select(vec!["\u{200c}", "👩\u{200d}👧", "a\u{200f}", "\u{2028}", "\u{2069}"])
+            .prop_map(str::to_owned),
         1 => ("[0-9a-f]{32}", "-[ab]?").prop_map(|(hex, rest)| hex + &rest),
         1 => long().prop_map(|(times, of)| of.repeat(times)),
         1 => ".{0,6}",

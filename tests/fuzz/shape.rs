@@ -10,7 +10,7 @@ pub(crate) fn is_shown(name: &str) -> bool {
     !matches!(name, "" | "." | "..")
         && name.len() <= names::NAME_MAX
         && !name.contains('/')
-        && !name.chars().any(names::is_control)
+        && !name.chars().any(names::is_unsafe)
 }
 
 /// Every path below the root with its inode; the names are safe, and the tree is one.

@@ -211,6 +211,9 @@ fn names_that_the_service_cannot_hold_are_refused_before_a_request() {
             for name in [b"a%2Fb".as_slice(), b"a%2fb", b"esc\x1b", b"line\nfeed", b"\xff\xfe"] {
                 assert_eq!(create(name), libc::EINVAL, "{name:?}");
             }
+            for reversed in ["\u{202a}", "\u{202e}gnp.exe", "\u{2066}", "\u{2069}", "c1\u{85}"] {
+                assert_eq!(create(reversed.as_bytes()), libc::EINVAL, "{reversed:?}");
+            }
             assert_eq!(create(&[b'l'; 256]), libc::ENAMETOOLONG);
         });
         assert_eq!(changes, []);
@@ -252,6 +255,12 @@ fn names_travel_there_and_back() {
             " leading",
             "~a",
             "a'b",
+            "👩\u{200d}👩\u{200d}👧.txt",
+            "می\u{200c}خواهم",
+            "marks\u{200e}\u{200f}\u{61c}",
+            "\u{feff}bom",
+            "lines\u{2028}\u{2029}",
+            "zero\u{200b}width\u{2060}",
         ];
         let mount = env.mount(&[]);
         for name in names {
@@ -266,6 +275,26 @@ fn names_travel_there_and_back() {
         for name in names {
             assert_eq!(fs::read_to_string(mount.path("c").join(name)).unwrap(), name);
         }
+    });
+}
+
+#[test]
+fn characters_that_join_or_mark_text_are_shown_as_the_server_has_them() {
+    on_openai(|env| {
+        let id = env.container("👩\u{200d}🚀");
+        let names = ["family 👩\u{200d}👩\u{200d}👧.txt", "lines\u{2028}", "می\u{200c}خواهم"];
+        for name in names {
+            env.store().put_model_file(&id, &format!("/mnt/data/{name}"), name.as_bytes());
+        }
+        let mount = env.mount(&[]);
+        assert_eq!(mount.names(""), ["👩\u{200d}🚀"]);
+        assert_eq!(mount.names("👩\u{200d}🚀"), names);
+        for name in names {
+            assert_eq!(fs::read_to_string(mount.path("👩\u{200d}🚀").join(name)).unwrap(), name);
+        }
+        let shown = mount.path("👩\u{200d}🚀").join("lines\u{2028}");
+        let told = env.command(&["path", shown.to_str().unwrap()]).output().unwrap();
+        assert_eq!(String::from_utf8(told.stdout).unwrap(), "/mnt/data/lines\\u{2028}\n");
     });
 }
 
