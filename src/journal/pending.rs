@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::journal::directory::{locked, subdirectories};
-use crate::journal::note;
 use crate::journal::stage::{Meta, NOTE};
+use crate::journal::{Intent, Noted, note};
 use crate::namespace::names;
+use crate::namespace::records::Records;
 
 /// Why bytes wait that were being written when their mount died.
 pub const UNFINISHED: &str = "unfinished: never closed";
@@ -97,7 +98,28 @@ impl Item {
     /// `ResourceBusy` if a mount has it, or the disk's.
     pub fn discard(&self) -> io::Result<()> {
         self.check_unused()?;
+        self.strike_out_answered()?;
         fs::remove_dir_all(&self.dir)
+    }
+
+    /// A POST was answered before its mount died if what it replaces is not wanted any more: what it has made is all
+    /// that there is under the name, and no later mount is to delete it.
+    fn strike_out_answered(&self) -> io::Result<()> {
+        let Some(meta) = &self.meta else { return Ok(()) };
+        let (Some(journal), Some(account)) = (self.dir.parent(), self.dir.ancestors().nth(3)) else {
+            return Ok(());
+        };
+        let records = Records::open(account)?;
+        let buried: Vec<_> = meta.replaced().filter(|id| records.is_buried(&meta.container, id)).collect();
+        for noted in subdirectories(journal).into_iter().map(Noted::at) {
+            if let Ok(Intent::Forget { container, sent }) = noted.read()
+                && container == meta.container
+                && buried.iter().any(|id| sent.known.contains(id))
+            {
+                noted.done();
+            }
+        }
+        Ok(())
     }
 
     fn check_unused(&self) -> io::Result<()> {

@@ -71,6 +71,11 @@ impl Meta {
         *self == Self { noted_at: self.noted_at, attributes: self.attributes, ..other.clone() }
     }
 
+    /// The versions that these bytes replace.
+    pub fn replaced(&self) -> impl Iterator<Item = &FileId> {
+        self.replaces.iter().chain(&self.also_replaces)
+    }
+
     /// Whether it is of a file that was moved aside, which a crash undoes.
     pub fn is_aside_just_now(&self) -> bool {
         self.shelved.as_ref().is_some_and(|shelved| shelved.just_now)
@@ -80,8 +85,7 @@ impl Meta {
     pub fn takes_the_place_of(&self, aside: &Self) -> bool {
         let gets_its_name = aside.shelved.as_ref().is_some_and(|shelved| shelved.from == self.path);
         let version = aside.replaces.as_ref();
-        let replaces_it =
-            version.is_some_and(|id| self.replaces.iter().chain(&self.also_replaces).any(|own| own == id));
+        let replaces_it = version.is_some_and(|id| self.replaced().any(|own| own == id));
         self.container == aside.container && (gets_its_name || replaces_it)
     }
 }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::api::{ContainerId, FileId};
+use crate::journal::Staging;
 use crate::namespace::inode::Ino;
 use crate::vfs::drain::Left;
+use crate::vfs::lost::Lost;
 use crate::vfs::writer::Writer;
-use crate::vfs::{Error, Invalidation, Result, Vfs};
+use crate::vfs::{Error, Invalidation, Result, State, Vfs};
 
 impl Vfs {
     /// Throws away what `pending` calls by `ids`; ids of other mounts are passed over. What the server has
@@ -24,6 +27,12 @@ impl Vfs {
 
     async fn discard_one(&self, serial: u64) -> Result<()> {
         if self.state().unfinished.iter().any(|waiting| waiting.serial == serial) {
+            let meta = self.journal.reopen(serial).ok().as_ref().and_then(Staging::meta);
+            if let Some(meta) = meta {
+                let replaces: Vec<FileId> = meta.replaced().cloned().collect();
+                let answered = self.state().take_answered(&meta.container, &replaces);
+                answered.iter().for_each(Lost::strike_out);
+            }
             self.journal.discard(serial)?;
             self.state().unfinished.retain(|waiting| waiting.serial != serial);
             return Ok(());
@@ -61,6 +70,7 @@ impl Vfs {
         if state.open_for_writing(ino) {
             return Err(Error::told(libc::EBUSY, "a program has it open for writing"));
         }
+        let answered = state.take_answered_of(ino, writer);
         state.failures.remove(&ino);
         state.shelved.remove(&ino);
         state.leave_directory(ino);
@@ -72,8 +82,34 @@ impl Vfs {
             container.listed = None;
         }
         drop(guard);
+        // First: as long as the bytes are here their note says as much.
+        answered.iter().for_each(Lost::strike_out);
         drop(unneeded);
         self.invalidate(Invalidation::Attributes(ino));
         Ok(())
+    }
+}
+
+impl State {
+    /// Takes out POSTs that were answered before their mount died, as what they replace is not wanted any more: what
+    /// they have made is all that there is under the name, and shown by the next list.
+    fn take_answered(&mut self, container: &ContainerId, replaces: &[FileId]) -> Vec<Lost> {
+        let is_buried = |id: &&FileId| self.records.is_buried(container, id);
+        let buried: Vec<&FileId> = replaces.iter().filter(is_buried).collect();
+        let is_answered = |lost: &mut Lost| {
+            lost.container == *container && buried.iter().any(|id| lost.known.contains(*id))
+        };
+        self.lost.extract_if(.., is_answered).collect()
+    }
+
+    /// The same for the unsent bytes of a file.
+    fn take_answered_of(&mut self, ino: Ino, writer: &Writer) -> Vec<Lost> {
+        let container = self.tree.file(ino).and_then(|file| self.tree.container(file.container));
+        let Some(container) = container.map(|container| container.container.id.clone()) else {
+            return Vec::new();
+        };
+        let mut replaces = self.claims(ino);
+        replaces.extend(writer.inner().base.as_ref().map(|base| base.id.clone()));
+        self.take_answered(&container, &replaces)
     }
 }

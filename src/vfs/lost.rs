@@ -289,6 +289,11 @@ impl Lost {
         (rename.copy_note(post.at), copied)
     }
 
+    /// Nothing has to be done about it any more.
+    pub(super) fn strike_out(&self) {
+        self.posts.iter().for_each(Post::strike_out);
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         self.sha256 == other.sha256 && other.is_of(&self.container, &self.path)
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use containerfs::emulator::{Fault, Kind};
 
-use crate::env::{Env, on_openai, save, wait_until};
+use crate::env::{Env, Mount, on_openai, save, wait_until};
 
 fn refuse(env: &Env) {
     env.inject(Kind::Upload, Fault::Status { code: 400, body: None, headers: Default::default() });
@@ -262,5 +262,102 @@ fn what_stays_on_this_machine_says_so() {
         fs::rename(mount.path("c/a.mine"), mount.path("c/a")).unwrap();
         assert_eq!(env.bytes_on_server(&id, "a"), b"scratch");
         assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+/// Has a save arrive whose daemon dies before the version that it replaces is deleted.
+fn arrives_and_dies(env: &Env) -> String {
+    let id = env.container("c");
+    env.store().put_upload(&id, "a", b"base");
+    let mut mount = env.mount(&["--write-back", "--write-back-delay", "20ms"]);
+    env.inject(Kind::DeleteFile, Fault::HangBefore);
+    assert_eq!(save(&mount.path("c/a"), b"saved"), Ok(()));
+    wait_until("it has arrived", || env.count(Kind::DeleteFile) > 0);
+    mount.kill();
+    env.emulator.faults().clear();
+    id
+}
+
+/// Throws away the only item that is pending.
+fn discard_all(env: &Env) {
+    let items = ids(env);
+    assert_eq!(items.len(), 1, "{items:?}");
+    assert_eq!(run(env, &["discard", &items[0]]), (0, format!("{}: thrown away\n", items[0])));
+}
+
+/// What has arrived is there alone, in this mount and the next one.
+fn stays_alone(env: &Env, id: &str, mount: Mount) {
+    wait_until("it is shown", || mount.names("c") == ["a"]);
+    wait_until("what it replaces is gone", || env.store().files(id).len() == 1);
+    assert_eq!(mount.sh("c", "cat a"), "saved");
+    assert_eq!(mount.unmount(env), (0, 0));
+    let mount = env.mount(&[]);
+    assert_eq!(mount.sh("c", "cat *"), "saved");
+    assert_eq!(mount.unmount(env), (0, 0));
+    assert_eq!(env.bytes_on_server(id, "a"), b"saved");
+}
+
+#[test]
+fn what_is_thrown_away_in_a_mount_and_has_arrived_stays() {
+    on_openai(|env| {
+        let id = arrives_and_dies(env);
+        env.status_fault(Kind::ListFiles, 500);
+        let mount = env.mount(&["--ttl", "50ms"]);
+        discard_all(env);
+        env.emulator.faults().clear();
+        stays_alone(env, &id, mount);
+    });
+}
+
+#[test]
+fn what_is_thrown_away_in_a_mount_of_another_container_and_has_arrived_stays() {
+    on_openai(|env| {
+        let id = arrives_and_dies(env);
+        let mount = env.mount(&["--container", &env.container("other")]);
+        discard_all(env);
+        assert_eq!(mount.unmount(env), (0, 0));
+        stays_alone(env, &id, env.mount(&["--ttl", "50ms"]));
+    });
+}
+
+#[test]
+fn what_is_thrown_away_without_a_mount_and_has_arrived_stays() {
+    on_openai(|env| {
+        let id = arrives_and_dies(env);
+        env.status_fault(Kind::ListFiles, 500);
+        let mount = env.mount(&[]);
+        assert_eq!(mount.unmount(env), (3, 3));
+        discard_all(env);
+        env.emulator.faults().clear();
+        stays_alone(env, &id, env.mount(&["--ttl", "50ms"]));
+    });
+}
+
+#[test]
+fn what_is_thrown_away_without_an_answer_leaves_what_it_was_to_replace() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "a", b"base");
+        for has_a_mount in [true, false] {
+            let mount = env.mount(&["--ttl", "50ms"]);
+            env.inject(Kind::Upload, Fault::ResetAfter);
+            assert!(save(&mount.path("c/a"), b"saved").is_err());
+            env.emulator.faults().clear();
+            if has_a_mount {
+                discard_all(env);
+                assert_eq!(mount.unmount(env), (0, 0));
+            } else {
+                env.status_fault(Kind::ListFiles, 500);
+                assert_eq!(mount.unmount(env), (3, 3));
+                env.emulator.faults().clear();
+                discard_all(env);
+            }
+            let mount = env.mount(&["--ttl", "50ms"]);
+            wait_until("what was sent is gone", || {
+                mount.names("c") == ["a"] && env.store().files(&id).len() == 1
+            });
+            assert_eq!(mount.unmount(env), (0, 0));
+            assert_eq!(env.bytes_on_server(&id, "a"), b"base");
+        }
     });
 }
