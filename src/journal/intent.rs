@@ -62,6 +62,13 @@ pub enum Intent {
     },
 }
 
+impl Intent {
+    /// The rename, if it is one.
+    pub fn as_rename(&self) -> Option<&Rename> {
+        if let Self::Rename(rename) = self { Some(rename) } else { None }
+    }
+}
+
 /// Reads the name of a probe. What bears it is deleted, so that no other is believed: a short one is the end
 /// of many names, and an empty one of all.
 fn random_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -114,6 +121,12 @@ impl Rename {
     pub fn supersedes(&self, meta: &Meta) -> bool {
         let stood = meta.container == self.container && meta.path == self.to;
         self.posted && stood && meta.noted_at < self.posted_at
+    }
+
+    /// Whether one of its files gets the name that a file which was moved aside has left.
+    pub fn takes_the_place_of(&self, aside: &Meta) -> bool {
+        let left = aside.shelved.as_ref().map(|shelved| &shelved.from);
+        self.container == aside.container && self.moves.iter().any(|step| Some(&step.to) == left)
     }
 
     /// Whether it is of one file, and of no directory.

@@ -40,7 +40,7 @@ impl Vfs {
             self.take_note(intent, stagings.iter_mut().filter_map(|(meta, _)| meta.as_mut()));
         }
         self.discard_superseded(&mut stagings, &intents);
-        stay_aside_where_taken(&mut stagings);
+        self.stay_aside_where_taken(&mut stagings, &intents);
         let intents = self.take_paths(&stagings, intents);
         // All of them before the first sets out, and of one file the newest save last: it takes the place of
         // others.
@@ -63,9 +63,7 @@ impl Vfs {
     /// Removes bytes that stood where a renamed file is by now.
     fn discard_superseded(&self, stagings: &mut Vec<(Option<Meta>, Staging)>, intents: &[(Noted, Intent)]) {
         let is_superseded = |meta: &Meta| {
-            intents
-                .iter()
-                .any(|(_, intent)| matches!(intent, Intent::Rename(rename) if rename.supersedes(meta)))
+            intents.iter().filter_map(|(_, intent)| intent.as_rename()).any(|rename| rename.supersedes(meta))
         };
         stagings.retain(|(meta, staging)| {
             let superseded = meta.as_ref().filter(|meta| is_superseded(meta));
@@ -75,6 +73,41 @@ impl Vfs {
             }
             superseded.is_none()
         });
+    }
+
+    /// A file that was moved aside just now has its old name back, unless that is somebody else's by now, or about to
+    /// be: its successor replaces what the server has of it.
+    fn stay_aside_where_taken(&self, stagings: &mut [(Option<Meta>, Staging)], intents: &[(Noted, Intent)]) {
+        let waiting = stagings.iter().filter_map(|(meta, _)| meta.as_ref());
+        let successors: Vec<Meta> =
+            waiting.filter(|meta| meta.closed && !meta.is_aside_just_now()).cloned().collect();
+        let is_gone = |meta: &Meta| {
+            let state = self.state();
+            meta.replaces.as_ref().is_some_and(|id| state.records.is_buried(&meta.container, id))
+        };
+        for (meta, staging) in stagings {
+            let Some(meta) = meta.as_mut().filter(|meta| meta.is_aside_just_now()) else { continue };
+            let mut renames = intents.iter().filter_map(|(noted, intent)| Some((noted, intent.as_rename()?)));
+            let renamed = renames.find(|(_, rename)| rename.takes_the_place_of(meta));
+            let is_taken = successors.iter().any(|successor| successor.takes_the_place_of(meta));
+            if renamed.is_none() && !is_taken && !is_gone(meta) {
+                continue;
+            }
+            if let Some((noted, rename)) = renamed {
+                // A server that replaces by name may have kept the id.
+                let made = noted.copies().into_iter().filter_map(|(_, copied)| copied.made);
+                let made: Vec<_> =
+                    made.chain(rename.moves.iter().filter_map(|step| step.new.clone())).collect();
+                meta.replaces.take_if(|id| made.contains(id));
+                meta.also_replaces.retain(|id| !made.contains(id));
+            }
+            if let Some(shelved) = &mut meta.shelved {
+                shelved.just_now = false;
+            }
+            if let Err(error) = staging.write_meta(meta, true) {
+                tracing::warn!(%error, "a file moved aside would be gone after a crash");
+            }
+        }
     }
 
     /// Writes down where renames have taken what is in `stagings`: what gets the old path from now on is not
@@ -287,26 +320,6 @@ impl State {
         writer.inner().replaces.clone_from(&meta.also_replaces);
         self.writers.insert(ino, writer);
         ino
-    }
-}
-
-/// A file that was moved aside just now has its old name back, unless that is somebody else's by now: its successor
-/// replaces what the server has of it.
-fn stay_aside_where_taken(stagings: &mut [(Option<Meta>, Staging)]) {
-    let waiting = stagings.iter().filter_map(|(meta, _)| meta.as_ref());
-    let successors: Vec<Meta> =
-        waiting.filter(|meta| meta.closed && !meta.is_aside_just_now()).cloned().collect();
-    for (meta, staging) in stagings {
-        let Some(meta) = meta.as_mut().filter(|meta| meta.is_aside_just_now()) else { continue };
-        if !successors.iter().any(|successor| successor.takes_the_place_of(meta)) {
-            continue;
-        }
-        if let Some(shelved) = &mut meta.shelved {
-            shelved.just_now = false;
-        }
-        if let Err(error) = staging.write_meta(meta, true) {
-            tracing::warn!(%error, "a file moved aside would be gone after a crash");
-        }
     }
 }
 

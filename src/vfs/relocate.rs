@@ -341,14 +341,19 @@ impl Vfs {
         Some((*found).clone())
     }
 
-    /// Deletes what a rename has left behind, and strikes it out.
-    pub(super) async fn finish(&self, arrived: Arrived, gone: Vec<FileId>) {
-        if !arrived.rename.is_of_a_file() {
+    /// Deletes what a rename has left behind, and strikes it out. `noted` tells whether the notes of what has gone along,
+    /// or made way, say so: the rename has happened in any case.
+    pub(super) async fn finish(&self, arrived: Arrived, gone: Vec<FileId>, noted: Result<()>) {
+        let noted = noted.and_then(|()| {
+            if arrived.rename.is_of_a_file() {
+                return Ok(());
+            }
             // What gets the old path from now on has not been renamed.
             let left = Intent::Delete { container: arrived.rename.container.clone(), ids: gone.clone() };
-            if let Err(error) = arrived.noted.write(&left) {
-                tracing::warn!(%error, "a rename that is done still stands in the journal");
-            }
+            Ok(arrived.noted.write(&left)?)
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "a rename that is done still stands in the journal");
         }
         self.delete_noted(arrived.rename.container, gone, arrived.noted).await;
     }

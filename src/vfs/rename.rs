@@ -249,8 +249,8 @@ impl Vfs {
             return Err(Error::quiet(libc::ESTALE));
         };
         drop(unneeded);
-        self.settle_shelved(Some((ino, &path)), &replaced)?;
-        self.finish(arrived, replaced).await;
+        let noted = self.settle_shelved(Some((ino, &path)), &replaced);
+        self.finish(arrived, replaced, noted).await;
         Ok(())
     }
 
@@ -300,9 +300,9 @@ impl Vfs {
             (!state.open_for_writing(ino), gone, unneeded)
         };
         drop(unneeded);
-        self.renew_promise(ino, writer)?;
+        let noted = self.renew_promise(ino, writer);
         self.delete_given_up(gone).await?;
-        Ok(closed)
+        noted.map(|()| closed)
     }
 
     /// A file that was moved aside comes back: nothing has changed, unless it was written meanwhile. Returns
@@ -406,12 +406,11 @@ impl Vfs {
             }
             (unwanted, unsent)
         };
-        for (file, writer) in &unsent {
-            self.settle_writer(*file, writer)?;
-        }
+        let noted = unsent.iter().map(|(file, writer)| self.settle_writer(*file, writer));
+        let noted = noted.fold(Ok(()), Result::and);
         // By now they have left another path.
-        self.settle_aside_from(container, &new_path)?;
-        self.finish(arrived, unwanted).await;
+        let noted = noted.and(self.settle_aside_from(container, &new_path));
+        self.finish(arrived, unwanted, noted).await;
         drop((turns, moving));
         for (file, _) in unsent {
             let closed = !self.state().open_for_writing(file);

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
 use containerfs::emulator::{Config, Fault, Profile, ReplaceByName};
-use containerfs::journal::steps::INTENDED;
+use containerfs::journal::steps::{FAILPOINT, INTENDED};
 
 use crate::env::{Env, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
+use crate::steps::{KILLED, TOO_MANY, put, shown};
 
 const LATER: [&str; 3] = ["--write-back", "--write-back-delay", "1h"];
 
@@ -480,4 +481,40 @@ fn what_was_moved_aside_goes_with_all_who_would_have_replaced_it() {
             env.store().delete_container(&id);
         }
     });
+}
+
+#[test]
+fn what_was_moved_aside_outlives_a_crash_at_any_step_of_a_rename_to_its_name() {
+    let dies_at = |replace: ReplaceByName, step: usize| {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = replace;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mount = env.mount(&[]);
+        put(&mount, "f", "old");
+        put(&mount, "g", "new");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        let moved = fs::rename(mount.path("c/f"), mount.path("c/f~"));
+        let renamed = moved.and_then(|()| fs::rename(mount.path("c/g"), mount.path("c/f"))).is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+        let mount = env.mount(&[]);
+        assert_eq!(mount.unmount(&env).1, 0);
+        let mount = env.mount(&[]);
+        let files = shown(&mount);
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+        let is_done = files == [("f", "new"), ("f~", "old")];
+        let is_undone = files == [("f", "old"), ("g", "new")] || files == [("f~", "old"), ("g", "new")];
+        assert!(is_done || (!renamed && is_undone), "{replace:?}, step {step}: {files:?}");
+        assert_eq!(mount.unmount(&env).1, 0);
+        let versions = on_server(&env, &id);
+        assert!(!renamed || versions == [held("f", "new")], "{replace:?}, step {step}: {versions:?}");
+        died
+    };
+    if !fuse_is_missing() {
+        for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
+            let steps = (0..TOO_MANY).take_while(|step| dies_at(replace, *step)).count();
+            assert!(steps > 1, "it died at {steps} steps only");
+        }
+    }
 }

@@ -256,7 +256,8 @@ impl Env {
         }
     }
 
-    fn kept_files(&self) -> Vec<PathBuf> {
+    /// Everything below state and cache.
+    pub(crate) fn kept_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut directories = vec![self.dir.path().join("state"), self.dir.path().join("cache")];
         while let Some(directory) = directories.pop() {

@@ -51,6 +51,7 @@ mod system;
 mod tools;
 mod transfers;
 mod unmount;
+mod unnoted;
 mod versions;
 mod watchdog;
 mod write_back;
