@@ -345,10 +345,7 @@ impl Vfs {
     /// or made way, say so: the rename has happened in any case.
     pub(super) async fn finish(&self, arrived: Arrived, gone: Vec<FileId>, noted: Result<()>) {
         let noted = noted.and_then(|()| {
-            if arrived.rename.is_of_a_file() {
-                return Ok(());
-            }
-            // What gets the old path from now on has not been renamed.
+            // What gets the old path from now on has not been renamed, and what gets the new one is newer.
             let left = Intent::Delete { container: arrived.rename.container.clone(), ids: gone.clone() };
             Ok(arrived.noted.write(&left)?)
         });

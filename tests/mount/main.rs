@@ -41,6 +41,7 @@ mod reading;
 mod recovery;
 #[path = "../model/reference.rs"]
 mod reference;
+mod resumed;
 mod scratch;
 mod security;
 mod seeking;

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, ListContainers, Upload};
-use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
+use containerfs::emulator::{Config, Fault, FaultRule, Profile};
 use containerfs::journal::steps::{CLOSED, FAILPOINT};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -417,107 +417,53 @@ fn what_is_saved_under_the_old_name_after_a_rename_that_was_taken_up_is_a_file_o
     });
 }
 
-/// A server that keeps ids gives the new file that of the renamed one, or what has been sent that of what it replaced.
-#[test]
-fn what_is_saved_while_a_rename_is_taken_up_stays_where_ids_are_kept() {
-    if fuse_is_missing() {
-        return;
-    }
-    let saved_after = |fault: &Fault, of_a_directory: bool, delay: Duration| {
-        let context = format!("{fault:?}, of a directory: {of_a_directory}, after {delay:?}");
-        let mut config = Config::new(Profile::Plain);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
-        let id = env.container("c");
-        let (from, to, old, new) = match of_a_directory {
-            true => ("old", "new", "old/f", "new/f"),
-            false => ("old", "new", "old", "new"),
-        };
-        if !of_a_directory {
-            env.store().put_upload(&id, new, b"it stood");
-        }
-        env.store().put_upload(&id, old, b"renamed");
-        let mut mount = env.mount(&[]);
-        if of_a_directory {
-            mount.sh("c", "mkdir probed; touch probed/f; rm -r probed");
-            wait_until("the probe is gone", || env.store().files(&id).len() == 1);
-        }
-        env.inject(Upload, fault.clone());
-        let before = env.count(Upload);
-        let (from, to) = (mount.path(&format!("c/{from}")), mount.path(&format!("c/{to}")));
-        let renamed = thread::spawn(move || fs::rename(from, to));
-        wait_until("it is under way", || env.count(Upload) > before);
-        mount.kill();
-        let _ = renamed.join();
-        drop(mount);
-        env.emulator.faults().clear();
-        env.emulator.set_latency(Duration::from_millis(200));
-        let mount = env.mount(&["--ttl", "50ms"]);
-        thread::sleep(delay);
-        let told = save(&mount.path(&format!("c/{old}")), b"another");
-        wait_until("the rename is done or called off", || {
-            !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""))
-        });
-        env.emulator.set_latency(Duration::ZERO);
-        let shown = mount.sh("c", &format!("cat {old}; echo; cat {new}; true"));
-        let done_or_called_off: &[&str] = match (told, of_a_directory) {
-            (Ok(()), true) => &["\nanother", "another\n"],
-            (Ok(()), false) => &["another\nit stood", "another\nrenamed"],
-            // It was renamed by then.
-            (Err(Errno::ENOENT), true) => &["\nrenamed"],
-            _ => &[],
-        };
-        assert!(done_or_called_off.contains(&shown.as_str()), "{context}: {told:?}, {shown}");
-        assert_eq!(mount.unmount(&env), (0, 0), "{context}");
-        let on_server = |name: &str| env.only_version(&id, name).unwrap_or_default();
-        let shown_on_server = [on_server(old), on_server(new)].join(&b'\n');
-        assert_eq!(String::from_utf8(shown_on_server).unwrap(), shown, "{context}");
-    };
-    for (fault, of_a_directory) in
-        [Fault::HangBefore, Fault::HangAfter].iter().flat_map(|fault| [(fault, false), (fault, true)])
-    {
-        for millis in [0, 250] {
-            saved_after(fault, of_a_directory, Duration::from_millis(millis));
-        }
-    }
+/// Renames `c/f` to `c/g` while nothing can be deleted.
+fn renamed_and_not_deleted(env: &Env) -> (String, Mount) {
+    let id = env.container("c");
+    env.store().put_upload(&id, "f", b"renamed");
+    let mount = env.mount(&[]);
+    env.status_fault(DeleteFile, 500);
+    mount.sh("c", "mv f g");
+    assert_eq!(env.store().files(&id).len(), 2);
+    (id, mount)
 }
 
-/// A server that replaces by name has put the renamed file in the place of the other.
 #[test]
-fn what_a_rename_has_replaced_by_name_is_there_until_it_is_taken_up() {
-    if fuse_is_missing() {
-        return;
-    }
-    for fault in [Fault::HangAfter, Fault::HangBefore] {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::Replace;
-        let env = Env::of(config);
-        let id = env.container("c");
-        let mut mount = env.mount(&[]);
-        mount.sh("c", "printf 'it stood' > new; printf renamed > old");
-        env.inject(Upload, fault.clone());
-        let before = env.count(Upload);
-        let (from, to) = (mount.path("c/old"), mount.path("c/new"));
-        let renamed = thread::spawn(move || fs::rename(from, to));
-        wait_until("it is under way", || env.count(Upload) > before);
+fn what_is_saved_after_a_rename_is_newer_whatever_the_clock_says() {
+    on_openai(|env| {
+        let (id, mut mount) = renamed_and_not_deleted(env);
+        env.status_fault(Upload, 500);
+        assert!(save(&mount.path("c/g"), b"newer").is_err());
         mount.kill();
-        let _ = renamed.join();
+        drop(mount);
+        for note in env.kept_files().into_iter().filter(|file| file.ends_with("meta.json")) {
+            // As a clock says that has been set back.
+            let said = fs::read_to_string(&note).unwrap();
+            let mut says: serde_json::Value = serde_json::from_str(&said).unwrap();
+            says["noted_at"] = (says["noted_at"].as_i64().unwrap() - 3_600_000_000_000).into();
+            fs::write(&note, says.to_string()).unwrap();
+        }
+        env.emulator.faults().clear();
+        let mount = env.mount(&["--ttl", "50ms"]);
+        assert_eq!(mount.sh("c", "cat g"), "newer");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "g"), b"newer");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
+}
+
+#[test]
+fn what_is_set_on_a_renamed_file_stays_though_its_old_version_could_not_be_deleted() {
+    on_openai(|env| {
+        let (id, mut mount) = renamed_and_not_deleted(env);
+        mount.sh("c", "chmod 600 g && touch -d @1000 g");
+        mount.kill();
         drop(mount);
         env.emulator.faults().clear();
-        env.emulator.set_latency(Duration::from_millis(300));
-        let mount = env.mount(&["--ttl", "50ms"]);
-        let is_taken_up = || !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""));
-        let mut looks = 0;
-        while !is_taken_up() || looks == 0 {
-            let bytes = fs::read(mount.path("c/new")).map(|bytes| String::from_utf8(bytes).unwrap());
-            let is_there = matches!(bytes.as_deref(), Ok("it stood" | "renamed"));
-            assert!(is_there, "{fault:?}: {bytes:?} at look {looks}");
-            looks += 1;
-        }
-        env.emulator.set_latency(Duration::ZERO);
-        assert_eq!(mount.sh("c", "ls; cat new"), "new\nrenamed", "{fault:?}");
-        assert_eq!(mount.unmount(&env), (0, 0));
-        assert_eq!(env.only_version(&id, "new"), Some(b"renamed".to_vec()), "{fault:?}");
-        assert_eq!(env.store().files(&id).len(), 1, "{fault:?}");
-    }
+        let mount = env.mount(&[]);
+        assert_eq!(mount.sh("c", "stat -c '%a %Y' g"), "600 1000\n");
+        assert_eq!(mount.unmount(env), (0, 0));
+        assert_eq!(env.bytes_on_server(&id, "g"), b"renamed");
+        assert_eq!(env.store().files(&id).len(), 1);
+    });
 }

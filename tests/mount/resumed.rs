@@ -1,0 +1,116 @@
+//! Renames that a crash has interrupted, taken up by the next mount while it is in use.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use containerfs::emulator::Kind::Upload;
+use containerfs::emulator::{Config, Fault, Profile, ReplaceByName};
+use nix::errno::Errno;
+
+use crate::env::{Env, fuse_is_missing, save, wait_until};
+
+/// A server that keeps ids gives the new file that of the renamed one, or what has been sent that of what it replaced.
+#[test]
+fn what_is_saved_while_a_rename_is_taken_up_stays_where_ids_are_kept() {
+    if fuse_is_missing() {
+        return;
+    }
+    let saved_after = |fault: &Fault, of_a_directory: bool, delay: Duration| {
+        let context = format!("{fault:?}, of a directory: {of_a_directory}, after {delay:?}");
+        let mut config = Config::new(Profile::Plain);
+        config.quirks.replace_by_name = ReplaceByName::SameId;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let (from, to, old, new) = match of_a_directory {
+            true => ("old", "new", "old/f", "new/f"),
+            false => ("old", "new", "old", "new"),
+        };
+        if !of_a_directory {
+            env.store().put_upload(&id, new, b"it stood");
+        }
+        env.store().put_upload(&id, old, b"renamed");
+        let mut mount = env.mount(&[]);
+        if of_a_directory {
+            mount.sh("c", "mkdir probed; touch probed/f; rm -r probed");
+            wait_until("the probe is gone", || env.store().files(&id).len() == 1);
+        }
+        env.inject(Upload, fault.clone());
+        let before = env.count(Upload);
+        let (from, to) = (mount.path(&format!("c/{from}")), mount.path(&format!("c/{to}")));
+        let renamed = thread::spawn(move || fs::rename(from, to));
+        wait_until("it is under way", || env.count(Upload) > before);
+        mount.kill();
+        let _ = renamed.join();
+        drop(mount);
+        env.emulator.faults().clear();
+        env.emulator.set_latency(Duration::from_millis(200));
+        let mount = env.mount(&["--ttl", "50ms"]);
+        thread::sleep(delay);
+        let told = save(&mount.path(&format!("c/{old}")), b"another");
+        wait_until("the rename is done or called off", || {
+            !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""))
+        });
+        env.emulator.set_latency(Duration::ZERO);
+        let shown = mount.sh("c", &format!("cat {old}; echo; cat {new}; true"));
+        let done_or_called_off: &[&str] = match (told, of_a_directory) {
+            (Ok(()), true) => &["\nanother", "another\n"],
+            (Ok(()), false) => &["another\nit stood", "another\nrenamed"],
+            // It was renamed by then.
+            (Err(Errno::ENOENT), true) => &["\nrenamed"],
+            _ => &[],
+        };
+        assert!(done_or_called_off.contains(&shown.as_str()), "{context}: {told:?}, {shown}");
+        assert_eq!(mount.unmount(&env), (0, 0), "{context}");
+        let on_server = |name: &str| env.only_version(&id, name).unwrap_or_default();
+        let shown_on_server = [on_server(old), on_server(new)].join(&b'\n');
+        assert_eq!(String::from_utf8(shown_on_server).unwrap(), shown, "{context}");
+    };
+    for (fault, of_a_directory) in
+        [Fault::HangBefore, Fault::HangAfter].iter().flat_map(|fault| [(fault, false), (fault, true)])
+    {
+        for millis in [0, 250] {
+            saved_after(fault, of_a_directory, Duration::from_millis(millis));
+        }
+    }
+}
+
+/// A server that replaces by name has put the renamed file in the place of the other.
+#[test]
+fn what_a_rename_has_replaced_by_name_is_there_until_it_is_taken_up() {
+    if fuse_is_missing() {
+        return;
+    }
+    for fault in [Fault::HangAfter, Fault::HangBefore] {
+        let mut config = Config::new(Profile::Openai);
+        config.quirks.replace_by_name = ReplaceByName::Replace;
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mut mount = env.mount(&[]);
+        mount.sh("c", "printf 'it stood' > new; printf renamed > old");
+        env.inject(Upload, fault.clone());
+        let before = env.count(Upload);
+        let (from, to) = (mount.path("c/old"), mount.path("c/new"));
+        let renamed = thread::spawn(move || fs::rename(from, to));
+        wait_until("it is under way", || env.count(Upload) > before);
+        mount.kill();
+        let _ = renamed.join();
+        drop(mount);
+        env.emulator.faults().clear();
+        env.emulator.set_latency(Duration::from_millis(300));
+        let mount = env.mount(&["--ttl", "50ms"]);
+        let is_taken_up = || !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""));
+        let mut looks = 0;
+        while !is_taken_up() || looks == 0 {
+            let bytes = fs::read(mount.path("c/new")).map(|bytes| String::from_utf8(bytes).unwrap());
+            let is_there = matches!(bytes.as_deref(), Ok("it stood" | "renamed"));
+            assert!(is_there, "{fault:?}: {bytes:?} at look {looks}");
+            looks += 1;
+        }
+        env.emulator.set_latency(Duration::ZERO);
+        assert_eq!(mount.sh("c", "ls; cat new"), "new\nrenamed", "{fault:?}");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        assert_eq!(env.only_version(&id, "new"), Some(b"renamed".to_vec()), "{fault:?}");
+        assert_eq!(env.store().files(&id).len(), 1, "{fault:?}");
+    }
+}
