@@ -68,7 +68,9 @@ impl State {
         let mut unneeded = Unneeded::default();
         if let Some(writer) = self.writers.get(&ino) {
             let mut inner = writer.inner();
-            if inner.is_dirty() || inner.frozen || inner.used_by > 0 {
+            // What a save could not delete is the next one's to replace.
+            let is_needed = inner.is_dirty() || !inner.replaces.is_empty();
+            if is_needed || inner.frozen || inner.used_by > 0 {
                 return unneeded;
             }
             unneeded = inner.take_stagings().collect();

@@ -111,3 +111,24 @@ fn what_gives_way_to_unsent_bytes_is_deleted_though_they_have_no_note_of_it() {
         assert_eq!(mount.unmount(env), (0, 0));
     });
 }
+
+#[test]
+fn what_a_save_could_not_delete_for_want_of_a_note_goes_with_the_next_one() {
+    as_root(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"old");
+        let mount = env.mount(&["--ttl", "50ms"]);
+        mount.sh("c", "mv f f~");
+        let unwritable = Unwritable::bytes_of(env, "f~");
+        assert_eq!(save(&mount.path("c/f"), b"new"), Ok(()));
+        assert_eq!(env.store().files(&id).len(), 2, "what could not be noted is not deleted");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(mount.names("c"), ["f", "f~"]);
+        drop(unwritable);
+        assert_eq!(save(&mount.path("c/f"), b"newest"), Ok(()));
+        assert_eq!(mount.sh("c", "cat f f~"), "newestold");
+        assert_eq!(env.bytes_on_server(&id, "f"), b"newest");
+        assert_eq!(env.store().files(&id).len(), 1);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
