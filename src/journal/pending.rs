@@ -16,6 +16,9 @@ use crate::namespace::records::Records;
 /// Why bytes wait that were being written when their mount died.
 pub const UNFINISHED: &str = "unfinished: never closed";
 
+/// Why bytes wait that a mount has, and that no program has closed.
+const OPEN: &str = "unfinished: not closed yet";
+
 /// Bytes that are not on the server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Item {
@@ -38,6 +41,7 @@ impl Item {
             Some(meta) if meta.local => "stays on this machine, as its name says".to_owned(),
             Some(Meta { reason: Some(reason), .. }) => reason.clone(),
             Some(meta) if meta.closed => "not uploaded yet".to_owned(),
+            _ if self.live => OPEN.to_owned(),
             _ => UNFINISHED.to_owned(),
         }
     }
@@ -143,10 +147,10 @@ pub fn items(state_dir: &Path) -> Vec<Item> {
 fn item(dir: PathBuf, live: bool) -> Option<Item> {
     let bytes = fs::symlink_metadata(dir.join("data")).ok().filter(fs::Metadata::is_file)?.len();
     let meta: Option<Meta> = note::read(&dir, NOTE).ok();
-    // Open in a mount, or moved aside or left open while the server has it: nobody waits for it.
+    // Moved aside, or left open while the server has it: nobody waits for it. Nor for an empty file that was just made.
     let waits = match &meta {
         Some(meta) => {
-            let was_left = meta.closed || meta.reason.is_some() || (!live && bytes > 0);
+            let was_left = meta.closed || meta.reason.is_some() || bytes > 0;
             meta.shelved.is_none() && !meta.arrived && was_left
         }
         None => !live && bytes > 0,

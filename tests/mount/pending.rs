@@ -235,6 +235,34 @@ fn a_mount_sends_what_is_named_and_mounts_of_other_state_directories_nothing() {
 }
 
 #[test]
+fn what_a_program_is_writing_is_listed_until_it_has_arrived() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "old", b"the server's");
+        let mount = env.mount(&[]);
+        let read = fs::File::open(mount.path("c/old")).unwrap();
+        let file = fs::File::options().read(true).write(true).open(mount.path("c/old")).unwrap();
+        assert!(run(env, &["list"]).1.contains("nothing is pending"), "nothing has been written");
+        std::os::unix::fs::FileExt::write_all_at(&file, b"HALF", 0).unwrap();
+        let (_, text) = run(env, &["list"]);
+        assert!(text.contains(" old ") && text.contains("unfinished: not closed yet (mounted)"), "{text}");
+        assert_eq!(run(env, &["retry"]), (0, String::new()), "it needs its id");
+        assert_eq!(env.bytes_on_server(&id, "old"), b"the server's");
+        let (code, text) = run(env, &["discard", &ids(env)[0]]);
+        assert!(code == 1 && text.contains("open for writing"), "{code}: {text}");
+        file.sync_all().unwrap();
+        assert!(run(env, &["list"]).1.contains("nothing is pending"), "it has arrived");
+        std::os::unix::fs::FileExt::write_all_at(&file, b"half", 0).unwrap();
+        assert_eq!(ids(env).len(), 1);
+        assert_eq!(run(env, &["retry", &ids(env)[0]]), (0, String::new()));
+        assert_eq!(env.bytes_on_server(&id, "old"), b"halfserver's");
+        drop((file, read));
+        assert!(run(env, &["list"]).1.contains("nothing is pending"));
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
 fn what_stays_on_this_machine_says_so() {
     on_openai(|env| {
         let id = env.container("c");

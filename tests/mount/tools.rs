@@ -201,6 +201,25 @@ fn a_save_under_a_full_disk_is_sent_once_there_is_room() {
 }
 
 #[test]
+fn what_a_full_disk_has_left_is_listed_by_the_mount_that_names_it() {
+    on_a_small_disk("4m", |env, _, state| {
+        let pending = || {
+            let listed = env.command(&["pending", "list"]).output().unwrap();
+            String::from_utf8(listed.stdout).unwrap()
+        };
+        let mount = env.mount(&[]);
+        assert_eq!(save(&mount.path("c/f"), &noise(5 << 20)), Err(nix::errno::Errno::ENOSPC));
+        assert!(pending().contains(" f "), "{}", pending());
+        assert_eq!(mount.unmount(env), (3, 3));
+        assert!(pending().contains("unfinished: never closed"), "{}", pending());
+        let _ = fs::write(state.join("filler"), noise(5 << 20));
+        let mount = env.mount(&[]);
+        assert!(pending().contains(" f ") && pending().contains("unfinished"), "{}", pending());
+        assert_eq!(mount.unmount(env), (3, 3));
+    });
+}
+
+#[test]
 fn a_full_disk_empties_no_file_and_makes_none() {
     on_a_small_disk("4m", |env, id, state| {
         env.store().put_upload(id, "f", b"precious");
