@@ -33,6 +33,11 @@ pub(super) fn mount(args: &Mount, common: &Common) -> Result<ExitCode> {
     let mountpoint = usable(mountpoint, args.demo)?;
     check_machine(args.allow_other)?;
     let mut settings = resolve(args, common, mountpoint)?;
+    // A demo has directories of its own.
+    if !settings.demo {
+        directories::check_outside(&settings.vfs.state_dir, "--state-dir", &settings.mountpoint)?;
+        directories::check_outside(&settings.vfs.cache_dir, "--cache-dir", &settings.mountpoint)?;
+    }
     let json = common.log_format == LogFormat::Json;
     logging::tell_bugs();
     if args.foreground {

@@ -130,6 +130,30 @@ fn a_mount_does_not_go_into_a_mount() {
 }
 
 #[test]
+fn state_and_cache_do_not_go_into_the_mountpoint() {
+    on_openai(|env| {
+        let dir = env.mountpoint();
+        let (link, dangling) = (env.dir.path().join("link"), env.dir.path().join("dangling"));
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        std::os::unix::fs::symlink("mnt/made/later", &dangling).unwrap();
+        let inside = [dir.clone(), dir.join("a/b"), dir.join("../mnt/a"), link.join("a"), dangling];
+        for flag in ["--state-dir", "--cache-dir"] {
+            for place in &inside {
+                for foreground in [true, false] {
+                    let mut command = env.command(&["mount", flag]);
+                    command.arg(place).args(foreground.then_some("--foreground")).arg(&dir);
+                    refused(env, &command.output().unwrap(), &[flag, "lies in the mountpoint"]);
+                    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing was made there");
+                }
+            }
+        }
+        let beside = env.dir.path().join("mnt2");
+        let mount = env.mount(&["--state-dir", beside.to_str().unwrap()]);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
 fn the_form_of_fstab_mounts() {
     on_openai(|env| {
         let id = env.container("c");
