@@ -19,7 +19,7 @@ use crate::namespace::names;
 use crate::vfs::drain::Left;
 use crate::vfs::lost::{FoundVersion, Lost};
 use crate::vfs::promise::{Closed, When};
-use crate::vfs::sending::Announced;
+use crate::vfs::sending::{Announced, NameTurn};
 use crate::vfs::writer::{Frozen, Writer};
 use crate::vfs::{Error, Result, Vfs, attr};
 
@@ -208,16 +208,26 @@ impl Vfs {
             self.delete_after(ino, writer, to, frozen, replaced).await;
             return Ok(());
         }
-        let (uploaded, announced) = match self.already_there(ino, writer, to, frozen, strays).await? {
-            Some(there) => there,
+        let (uploaded, announced, name) = match self.already_there(ino, writer, to, frozen, strays).await? {
+            Some((there, announced)) => (there, announced, None),
             None => match self.post(ino, writer, to, frozen).await {
                 // Undone, a rename that has happened would leave nothing under the real name, where a server
                 // replaces by name.
                 Err(error) if writer.inner().placing.is_some() => {
                     let found = self.already_there(ino, writer, to, frozen, strays).await;
-                    found.ok().flatten().ok_or(error)?
+                    let (there, announced) = found.ok().flatten().ok_or(error)?;
+                    (there, announced, None)
                 }
-                posted => posted?,
+                posted => match posted? {
+                    Some((posted, announced, name)) => (posted, announced, Some(name)),
+                    None => {
+                        // What others have left under the name is still to be found.
+                        self.state().lost_again(strays);
+                        strays.clear();
+                        writer.inner().replaces.clear();
+                        return Ok(());
+                    }
+                },
             },
         };
         let uploaded = Arc::new(as_uploaded(uploaded, frozen.len));
@@ -249,7 +259,7 @@ impl Vfs {
             }
             (replaced, removed, unneeded)
         };
-        drop(unneeded);
+        drop((name, unneeded));
         self.delete_after(ino, writer, to, frozen, replaced).await;
         if removed {
             // Removed while it travelled.
@@ -288,17 +298,21 @@ impl Vfs {
         }
     }
 
-    /// Sends frozen bytes, after a durable note of what is about to be sent.
+    /// Sends frozen bytes, after a durable note of what is about to be sent. The name is theirs until what they have
+    /// become stands there; nothing is sent if another file has taken it while they waited for it.
     async fn post(
         self: &Arc<Self>,
         ino: Ino,
         writer: &Writer,
         to: &Destination,
         frozen: &Frozen,
-    ) -> Result<(api::File, Announced)> {
+    ) -> Result<Option<(api::File, Announced, NameTurn)>> {
         let filename = self.filename(&to.container, &to.path).await?;
-        let _turn = budget::free(self.names.take(&to.container, &to.path)).await;
+        let name = budget::free(self.names.take(&to.container, &to.path)).await;
         budget::free(self.deleted_before(&to.container, &to.path)).await;
+        if writer.inner().removed {
+            return Ok(None);
+        }
         let known = {
             let state = self.state();
             let container = state.tree.containers.get(&to.container).copied();
@@ -343,7 +357,7 @@ impl Vfs {
             let sha256 = frozen.staging.sha256()?;
             self.note_lost(Lost::new(&to.container, &to.path, frozen.len, sha256, known, at));
         }
-        Ok((sent?, announced))
+        Ok(Some((sent?, announced, name)))
     }
 
     /// What a lost POST has left of these very bytes under this very name, as if it had been answered now. What

@@ -170,6 +170,32 @@ fn what_is_emptied_while_its_bytes_are_fetched_is_empty() {
 }
 
 #[test]
+fn a_save_whose_file_makes_way_while_it_waits_for_the_name_sends_nothing() {
+    for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
+        let mut world = World::new(Profile::Openai, |quirks| quirks.replace_by_name = replace, None);
+        for (name, bytes) in [("f", "moves"), ("g", "goes")] {
+            world.save(name, &Bytes(bytes.as_bytes().to_vec())).unwrap();
+        }
+        let requests = || world.emulator.requests();
+        let uploads = || requests().iter().filter(|request| request.kind == Kind::Upload).count();
+        world.inject(FaultRule::once(Kind::Upload, Fault::Delay { millis: 500 }));
+        std::thread::scope(|scope| {
+            let renamed = scope.spawn(|| world.rename("f", "g"));
+            while uploads() < 3 {
+                std::thread::yield_now();
+            }
+            world.save("g", &Bytes(b"makes way".to_vec())).unwrap();
+            renamed.join().unwrap().unwrap();
+        });
+        assert_eq!(uploads(), 3, "{replace:?}");
+        let left = BTreeMap::from([("g".to_owned(), Some(Bytes(b"moves".to_vec())))]);
+        assert_eq!(world.tree().unwrap(), left, "{replace:?}");
+        assert!(world.unmount().is_empty(), "{replace:?}");
+        assert_eq!(world.emulator.store().files(&world.container).len(), 1, "{replace:?}");
+    }
+}
+
+#[test]
 fn a_probe_that_a_list_shows_late_is_shown_to_nobody() {
     let lag = Lag { uploads: LAGS_TO_THE_END, ..Lag::default() };
     let lost = Step::Fault(Kind::Upload, Fault::ResetAfter);
