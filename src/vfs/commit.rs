@@ -534,6 +534,8 @@ impl super::State {
             let (_, error) = inner.failed.as_ref().filter(|_| inner.has_failed())?;
             error.is_refusal().then(|| error.to_string())
         });
+        // Of what may be tried again, too: a mount that ends amid the next attempt has nothing else to leave behind.
+        let failed = || self.failures.get(&ino).map(|left| left.reason.clone());
         let also_replaces = writer.map(|writer| writer.inner().replaces.clone());
         let shelved = self.shelved_from(ino).filter(|_| placing.is_none());
         let taken = placing.map(|place| self.taken_by(ino, &place)).unwrap_or_default();
@@ -547,7 +549,7 @@ impl super::State {
             closed: true,
             arrived: false,
             refused: refused.is_some(),
-            reason: refused,
+            reason: refused.or_else(failed),
             local: false,
             shelved: shelved.map(|from| Shelved { from, just_now: false }),
             sent,

@@ -263,6 +263,37 @@ fn what_a_program_is_writing_is_listed_until_it_has_arrived() {
 }
 
 #[test]
+fn what_failed_for_a_moment_keeps_its_reason_when_the_mount_ends() {
+    for (at_the_end, flags) in [
+        (None, &[][..]),
+        (Some(Fault::HangBefore), &[][..]),
+        (Some(Fault::HangBefore), &["--write-back", "--write-back-delay", "10ms"][..]),
+    ] {
+        on_openai(|env| {
+            env.container("c");
+            let flags = [flags, &["--timeout", "5s", "--drain-timeout", "1s"][..]].concat();
+            let mount = env.mount(&flags);
+            let body = Some("{\"error\": {\"message\": \"sk-test is tired\\u001b[2J\"}}".into());
+            env.inject(Kind::Upload, Fault::Status { code: 503, body, headers: Default::default() });
+            let _ = save(&mount.path("c/f"), b"precious");
+            let reason = || run(env, &["list"]).1;
+            wait_until("it is refused for now", || reason().contains("status 503"));
+            if let Some(fault) = &at_the_end {
+                env.emulator.faults().clear();
+                env.inject(Kind::Upload, fault.clone());
+            }
+            assert_eq!(mount.unmount(env), (3, 3));
+            let told = reason();
+            assert!(told.contains("status 503") && told.contains(" is tired"), "{told}");
+            assert!(
+                !told.contains("sk-test") && !told.contains('\u{1b}') && !told.contains("mounted"),
+                "{told}"
+            );
+        });
+    }
+}
+
+#[test]
 fn what_stays_on_this_machine_says_so() {
     on_openai(|env| {
         let id = env.container("c");
