@@ -29,6 +29,8 @@ pub(super) struct Waiting {
     /// Its number in the journal.
     pub(super) serial: u64,
     pub(super) left: Left,
+    /// It has a scratch name, under which it is never sent: nobody waits for it.
+    pub(super) stays_here: bool,
 }
 
 impl Vfs {
@@ -96,7 +98,8 @@ impl Vfs {
                 state.failures.get(&ino).cloned().unwrap_or_else(waiting)
             })
             .collect();
-        left.extend(state.unfinished.iter().map(|waiting| waiting.left.clone()));
+        let waiting = state.unfinished.iter().filter(|waiting| !waiting.stays_here);
+        left.extend(waiting.map(|waiting| waiting.left.clone()));
         for unwanted in &state.undeleted {
             let is_buried = |id: &FileId| state.records.is_buried(&unwanted.container, id);
             left.extend(unwanted.ids().into_iter().filter(is_buried).map(|id| Left {

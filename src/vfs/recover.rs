@@ -173,7 +173,7 @@ impl Vfs {
                 tracing::warn!(%error, "the reason was not written down");
             }
             let name = state.shown_in(&meta.container, &meta.path);
-            state.waits(&staging, name, reason);
+            state.waits(&staging, name, reason, meta.local);
             return None;
         };
         let older = state.supersede(container, &meta);
@@ -200,7 +200,7 @@ impl Vfs {
             }
             Err(error) => {
                 let name = state.shown_in(&meta.container, &meta.path);
-                state.waits(&staging, name, error.to_string());
+                state.waits(&staging, name, error.to_string(), meta.local);
                 None
             }
         }
@@ -267,18 +267,19 @@ impl State {
             return;
         }
         let reason = UNFINISHED.to_owned();
+        let stays_here = meta.as_ref().is_some_and(|meta| meta.local);
         // For `pending`, which cannot tell it from what a program is writing otherwise.
         // The POSTs have notes of their own by now, which are struck out once their outcome is known.
         let told = meta.map(|meta| Meta { reason: Some(reason.clone()), sent: Vec::new(), ..meta });
         if let Some(Err(error)) = told.map(|told| staging.write_meta(&told, true)) {
             tracing::warn!(%error, "the reason was not written down");
         }
-        self.waits(staging, name, reason);
+        self.waits(staging, name, reason, stays_here);
     }
 
     /// Bytes that are named and not shown.
-    fn waits(&mut self, staging: &Staging, name: String, reason: String) {
-        self.unfinished.push(Waiting { serial: staging.serial(), left: Left { name, reason } });
+    fn waits(&mut self, staging: &Staging, name: String, reason: String, stays_here: bool) {
+        self.unfinished.push(Waiting { serial: staging.serial(), left: Left { name, reason }, stays_here });
     }
 
     /// What is shown where bytes belong.

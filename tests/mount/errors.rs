@@ -193,6 +193,25 @@ fn a_container_that_expires_becomes_stale_and_goes() {
 }
 
 #[test]
+fn a_container_that_turns_out_to_be_gone_through_an_open_file_goes_at_once() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.store().put_upload(&id, "f", b"bytes");
+        env.store().put_model_file(&id, "/mnt/data/d/g", b"bytes");
+        let mount = env.mount(&["--ttl", "1h"]);
+        mount.sh("c", "ls -lR . && stat f d/g");
+        let open = fs::File::open(mount.path("c/f")).unwrap();
+        env.store().expire_container(&id);
+        assert_eq!(errno((&open).read(&mut [0; 10])), libc::ESTALE);
+        wait_until("the kernel has been told", || !mount.path("c").exists());
+        for path in ["c/f", "c/d/g", "c"] {
+            assert_eq!(errno(fs::metadata(mount.path(path))), libc::ENOENT, "{path}");
+        }
+        assert!(mount.names("").is_empty());
+    });
+}
+
+#[test]
 fn a_file_that_goes_is_absent_and_stale_for_who_has_it_open() {
     on_openai(|env| {
         let id = env.container("c");

@@ -542,6 +542,50 @@ fn a_save_with_a_temporary_file_of_unknown_name_ends_with_one_version() {
     });
 }
 
+#[test]
+fn scratch_files_whose_container_is_gone_or_elsewhere_stay_and_end_no_mount_with_a_failure() {
+    on_openai(|env| {
+        let id = env.container("c");
+        env.container("other");
+        let pending = |args: &[&str]| {
+            let output = env.command(&[&["pending"], args].concat()).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        let listed = || {
+            let told = pending(&["list"]).1;
+            told.matches("stays on this machine").count()
+        };
+        let mut mount = env.mount(&[]);
+        mount.sh("c", "echo backup > a~");
+        let swap = fs::File::create(mount.path("c/.a.swp")).unwrap();
+        std::io::Write::write_all(&mut &swap, b"never closed").unwrap();
+        mount.kill();
+        drop((swap, mount));
+        for flags in [&["--container", "other"][..], &[]] {
+            let mount = env.mount(flags);
+            assert_eq!(listed(), 2);
+            assert_eq!(mount.unmount(env), (0, 0), "they are never sent");
+            assert_eq!(listed(), 2);
+        }
+        env.store().expire_container(&id);
+        for _ in 0..2 {
+            let mount = env.mount(&[]);
+            assert_eq!(listed(), 2);
+            assert_eq!(mount.unmount(env), (0, 0), "they are never sent");
+        }
+        let saved = env.dir.path().join("saved");
+        assert_eq!(pending(&["save", saved.to_str().unwrap()]).0, Some(0));
+        assert_eq!(fs::read(saved.join(&id).join("a~")).unwrap(), b"backup\n");
+        let mount = env.mount(&[]);
+        let items: serde_json::Value = serde_json::from_str(&pending(&["list", "--json"]).1).unwrap();
+        for item in items.as_array().unwrap() {
+            assert_eq!(pending(&["discard", item["id"].as_str().unwrap()]).0, Some(0));
+        }
+        assert_eq!(listed(), 0);
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
 /// The names of a container as a fresh mount shows them.
 fn mount_names(env: &Env, id: &str) -> Vec<String> {
     let mount = env.mount(&["--container", id]);
