@@ -25,6 +25,14 @@ pub enum Fault {
         #[serde(default)]
         headers: BTreeMap<String, String>,
     },
+    /// The request is carried out, and this status replied.
+    StatusAfter {
+        /// The HTTP status.
+        code: u16,
+        /// Further headers, such as `x-should-retry`.
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+    },
     /// The connection is reset, and nothing is done.
     ResetBefore,
     /// The request is carried out, then the connection is reset with no reply.

@@ -1,5 +1,6 @@
 //! Faults carried out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::BoxError;
@@ -37,19 +38,7 @@ pub(crate) enum Before {
 /// The part of a fault that comes before the request is carried out.
 pub(crate) async fn before(fault: &Fault, reset: &Reset, request: &mut Request) -> Before {
     let reply = match fault {
-        Fault::Status { code, body, headers } => {
-            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut response = match body {
-                Some(body) => (status, body.clone()).into_response(),
-                None => (status, Json(envelope(status))).into_response(),
-            };
-            for (name, value) in headers {
-                if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                    response.headers_mut().insert(name, value);
-                }
-            }
-            response
-        }
+        Fault::Status { code, body, headers } => answer(*code, body.as_deref(), headers),
         Fault::ResetBefore => reset.now().await,
         Fault::HangBefore => std::future::pending().await,
         Fault::Html200 => {
@@ -80,7 +69,8 @@ pub(crate) async fn before(fault: &Fault, reset: &Reset, request: &mut Request) 
             from_the_start(request);
             return Before::GoOn;
         }
-        Fault::ResetAfter
+        Fault::StatusAfter { .. }
+        | Fault::ResetAfter
         | Fault::HangAfter
         | Fault::DelayAfter { .. }
         | Fault::HangMidBody { .. }
@@ -93,6 +83,7 @@ pub(crate) async fn before(fault: &Fault, reset: &Reset, request: &mut Request) 
 /// The part of a fault that comes after.
 pub(crate) async fn after(fault: &Fault, reset: &Reset, kind: Kind, response: Response) -> Response {
     match fault {
+        Fault::StatusAfter { code, headers } => answer(*code, None, headers),
         Fault::ResetAfter => reset.now().await,
         Fault::HangAfter => std::future::pending().await,
         Fault::DelayAfter { millis } => {
@@ -124,6 +115,21 @@ pub(crate) async fn after(fault: &Fault, reset: &Reset, kind: Kind, response: Re
         }
         _ => response,
     }
+}
+
+/// A status as a fault asks for it, with the official error envelope if there is no body.
+fn answer(code: u16, body: Option<&str>, headers: &BTreeMap<String, String>) -> Response {
+    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = match body {
+        Some(body) => (status, body.to_owned()).into_response(),
+        None => (status, Json(envelope(status))).into_response(),
+    };
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
 }
 
 /// Lets the body be replaced, while `Content-Length` goes on telling the whole length.
