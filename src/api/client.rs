@@ -196,6 +196,17 @@ impl Client {
         self.get("list containers", url).await
     }
 
+    /// Waits until a POST that is in doubt may be looked for and sent once more. False if it may not be sent, or not
+    /// in time.
+    pub async fn wait_to_repeat(&self, error: &Error) -> bool {
+        self.0.transport.wait_to_repeat(error).await
+    }
+
+    /// A POST that was looked for in vain is sent once more.
+    pub fn count_repetition(&self) {
+        self.0.transport.counters.repeated();
+    }
+
     /// Makes a container.
     ///
     /// # Errors
@@ -425,7 +436,11 @@ impl Client {
     pub(super) fn told_in(&self, call: &Call, body: &[u8], id: Option<&String>) -> Option<Error> {
         let told = Told::parse(body, self.redactor());
         let error = told.is_api.then(|| told.into_error(call.operation).with_id(id.cloned()))?;
-        let maybe = call.posts() && matches!(error.kind, ErrorKind::Protocol | ErrorKind::Server);
+        let maybe = call.posts()
+            && matches!(
+                error.kind,
+                ErrorKind::Protocol | ErrorKind::Server | ErrorKind::Timeout | ErrorKind::Conflict
+            );
         Some(error.maybe_happened(maybe))
     }
 

@@ -2,12 +2,14 @@
 //! whether it may have happened all the same.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 
 use crate::api::redact::Redactor;
+use crate::api::retry;
 use crate::api::told::Told;
 use crate::api::transport::Call;
 
@@ -64,8 +66,10 @@ pub struct Error {
     pub status: Option<u16>,
     /// The server's `x-request-id`.
     pub request_id: Option<String>,
-    /// Whether the same call may be sent again.
+    /// Whether the same call may be sent again; what may have happened only once it has been looked for.
     pub retry: bool,
+    /// The wait before that which the server asks for.
+    pub wait: Option<Duration>,
     /// Whether a call that changes something may have changed it.
     pub may_have_happened: bool,
     /// Which operation.
@@ -80,6 +84,7 @@ impl Error {
             status: None,
             request_id: None,
             retry: false,
+            wait: None,
             may_have_happened: false,
             operation,
         }
@@ -93,6 +98,12 @@ impl Error {
     pub(super) fn maybe_happened(mut self, maybe: bool) -> Self {
         self.may_have_happened = maybe;
         self
+    }
+
+    /// Whether it is not known what became of a POST, and a list may tell. A reply that is not the API's speaks of
+    /// another server, whose lists tell nothing.
+    pub fn is_in_doubt(&self) -> bool {
+        self.may_have_happened && self.kind != ErrorKind::Protocol
     }
 
     pub(super) fn with_id(mut self, id: Option<String>) -> Self {
@@ -116,7 +127,8 @@ impl Error {
         error.status = Some(status.as_u16());
         error.request_id = request_id(headers, redactor);
         error.retry = may_repeat(status, headers, call.posts(), cut);
-        error.may_have_happened = call.posts() && !status.is_client_error();
+        error.wait = retry::asked(headers, SystemTime::now());
+        error.may_have_happened = call.posts() && may_have_happened(status, error.retry);
         error
     }
 }
@@ -193,18 +205,26 @@ fn not_found(operation: &'static str, message: &str, is_api: bool) -> ErrorKind 
     }
 }
 
-/// Whether the same request may be sent again. A POST is, only where the server says that it did nothing.
+/// Whether a POST that is answered so may have made something. 408 and 409 leave it open, and who asks for it once
+/// more does not say that nothing was done; 429 does.
+fn may_have_happened(status: StatusCode, retry: bool) -> bool {
+    match status.as_u16() {
+        429 => false,
+        408 | 409 => true,
+        400..=499 => retry,
+        _ => true,
+    }
+}
+
+/// Whether the same request may be sent again.
 fn may_repeat(status: StatusCode, headers: &HeaderMap, posts: bool, cut: bool) -> bool {
     match headers.get("x-should-retry").and_then(|value| value.to_str().ok()) {
         Some("true") => return true,
         Some("false") => return false,
         _ => {}
     }
-    let told_to_wait = headers.contains_key("retry-after") || headers.contains_key("retry-after-ms");
     match status.as_u16() {
-        408 | 409 | 429 => true,
-        503 if posts => told_to_wait,
-        500..=599 => !posts,
+        408 | 409 | 429 | 500..=599 => true,
         // These mean different things, which the body would have told.
         400 | 404 | 410 | 422 => cut && !posts,
         _ => false,

@@ -49,7 +49,7 @@ impl Answer {
                 Ok(None) => return Ok(Self { body: body.freeze(), id, encoding }),
                 Err(error) => {
                     let message = format!("the reply was cut: {}", innermost(&error));
-                    Error::new(ErrorKind::CutBody, call.operation, message).retrying(!call.posts())
+                    Error::new(ErrorKind::CutBody, call.operation, message).retrying(true)
                 }
             };
             // The status was a success, whatever the body is.

@@ -303,8 +303,8 @@ async fn a_get_is_repeated_twice_and_a_post_is_not() {
 #[tokio::test]
 async fn a_post_is_repeated_where_the_server_says_that_it_did_nothing() {
     for headers in ["retry-after-ms: 1\r\n", "x-should-retry: true\r\nretry-after-ms: 1\r\n"] {
-        let status = if headers.contains("should") { "500 Oops" } else { "429 Too Many Requests" };
-        let (url, seen) = canned(vec![reply(status, headers, "{}"), reply("200 OK", "", FILE)]);
+        let (url, seen) =
+            canned(vec![reply("429 Too Many Requests", headers, "{}"), reply("200 OK", "", FILE)]);
         let body = UploadBody::Bytes(Bytes::from_static(b"X"));
         client(&url).upload(&"c".into(), "a", body).await.unwrap();
         assert_eq!(seen.lock().unwrap().len(), 2, "{headers}");
@@ -312,6 +312,30 @@ async fn a_post_is_repeated_where_the_server_says_that_it_did_nothing() {
     let (url, seen) = canned(vec![reply("429 Slow", "x-should-retry: false\r\n", "{}")]);
     let error = client(&url).retrieve_file(&"c".into(), &"f".into()).await.unwrap_err();
     assert_eq!((error.kind, seen.lock().unwrap().len()), (ErrorKind::RateLimited, 1));
+}
+
+#[tokio::test]
+async fn a_post_that_may_have_happened_is_not_sent_again_blindly() {
+    const ASKS: &str = "x-should-retry: true\r\nretry-after-ms: 1\r\n";
+    const WAIT: &str = "retry-after-ms: 1\r\n";
+    for (status, headers) in [
+        ("408 Late", WAIT),
+        ("408 Late", "x-should-retry: false\r\n"),
+        ("503 Busy", "retry-after: 60\r\nx-should-retry: false\r\n"),
+        ("409 Conflict", WAIT),
+        ("503 Busy", WAIT),
+        ("400 No", ASKS),
+        ("409 Conflict", ASKS),
+        ("500 Oops", ASKS),
+    ] {
+        let (url, seen) = canned(vec![reply(status, headers, "{}"), reply("200 OK", "", FILE)]);
+        let client = client(&url);
+        let body = UploadBody::Bytes(Bytes::from_static(b"X"));
+        let error = client.upload(&"c".into(), "a", body).await.unwrap_err();
+        assert!(error.may_have_happened && seen.lock().unwrap().len() == 1, "{status} {headers}");
+        let may_repeat = !headers.contains("false");
+        assert_eq!(client.wait_to_repeat(&error).await, may_repeat, "{status} {headers}");
+    }
 }
 
 #[tokio::test]

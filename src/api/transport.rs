@@ -175,10 +175,10 @@ impl Transport {
         call: &Call,
         deadline: Instant,
         moved: Option<Arc<AtomicU64>>,
-    ) -> std::result::Result<Answer, Failure> {
+    ) -> Result<Answer> {
         let whole = async {
             let response = self.send(call, &Part::Whole, deadline, moved.clone()).await?;
-            Ok(Answer::read(call, response, &self.redactor).await?)
+            Answer::read(call, response, &self.redactor).await
         };
         match &moved {
             Some(moved) => self.while_it_moves(deadline, call, whole, moved).await,
@@ -230,7 +230,7 @@ impl Transport {
         attempt: impl Fn(Option<Arc<AtomicU64>>) -> Attempt,
     ) -> Result<T>
     where
-        Attempt: Future<Output = std::result::Result<T, Failure>>,
+        Attempt: Future<Output = Result<T>>,
     {
         let transfer = matches!(call.payload, Payload::File { .. });
         if deadline <= Instant::now() {
@@ -251,7 +251,7 @@ impl Transport {
             let took = begun.elapsed();
             let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             self.counters.answered(call.operation, took, outcome.is_err());
-            let Failure { error, asked } = match outcome {
+            let error = match outcome {
                 Ok(done) => {
                     let gate = if transfer || call.is_content() { &self.transfers } else { &self.metadata };
                     // How long an upload takes says how large it is.
@@ -259,7 +259,7 @@ impl Transport {
                     span.in_scope(|| tracing::debug!(ms, "answered"));
                     return Ok(done);
                 }
-                Err(failure) => failure,
+                Err(error) => error,
             };
             span.in_scope(|| tracing::debug!(ms, %error, "failed"));
             if error.kind == ErrorKind::Timeout {
@@ -269,7 +269,7 @@ impl Transport {
                 // Limits are an organisation's (API.md "Limits"), whatever was asked.
                 [&self.transfers, &self.metadata].iter().for_each(|gate| gate.rate_limited());
             }
-            let wait = asked.unwrap_or_else(|| retry::backoff(attempts, rand::random()));
+            let wait = wait_after(&error, attempts);
             waited += wait;
             // A transfer's own time is not counted: it was moving.
             let in_time = if transfer { waited < self.timeout } else { Instant::now() + wait < deadline };
@@ -277,7 +277,9 @@ impl Transport {
             let stops = error.kind == ErrorKind::RateLimited
                 && call.is_content()
                 && priority.urgency() == Urgency::Ahead;
-            if !error.retry || attempts >= retry::RETRIES || !in_time || stops {
+            // What may have happened is first looked for, by who knows where.
+            let may_repeat = error.retry && !error.may_have_happened && attempts < retry::RETRIES;
+            if !may_repeat || !in_time || stops {
                 return Err(error);
             }
             self.counters.repeated();
@@ -289,13 +291,25 @@ impl Transport {
         unreachable!("the loop ends by returning")
     }
 
+    /// Waits until a POST that is in doubt may be looked for and sent once more. False if it may not be sent, or not
+    /// in time.
+    pub(super) async fn wait_to_repeat(&self, error: &Error) -> bool {
+        let wait = wait_after(error, 0);
+        let in_time = Instant::now() + wait < budget::deadline(self.timeout);
+        if !error.is_in_doubt() || !error.retry || !in_time {
+            return false;
+        }
+        tokio::time::sleep(wait).await;
+        true
+    }
+
     async fn send(
         &self,
         call: &Call,
         part: &Part,
         deadline: Instant,
         moved: Option<Arc<AtomicU64>>,
-    ) -> std::result::Result<Response, Failure> {
+    ) -> Result<Response> {
         let moved_on = moved.is_some();
         let mut request = self.pool.client().request(call.method.clone(), call.url.clone());
         request = match &call.payload {
@@ -319,7 +333,7 @@ impl Transport {
         if let Some(range) = part.to_header() {
             request = request.header(RANGE, range);
         }
-        let response = request.send().await.map_err(|error| Failure::from(broken(call, &error)))?;
+        let response = request.send().await.map_err(|error| broken(call, &error))?;
         if let Some(from) = response.remote_addr() {
             self.port.store(from.port(), Ordering::Relaxed);
         }
@@ -348,7 +362,7 @@ impl Transport {
             let error = Error::new(ErrorKind::Protocol, call.operation, message)
                 .maybe_happened(call.posts() && !undone)
                 .with_id(request_id(response.headers(), &self.redactor));
-            return Err(error.into());
+            return Err(error);
         }
         let headers = response.headers().clone();
         // An upload has moved: its first deadline may be over.
@@ -357,16 +371,15 @@ impl Transport {
             false => deadline.saturating_duration_since(Instant::now()),
         };
         let (body, cut) = error_body(response, ERROR_PATIENCE.min(left / 2)).await;
-        let error = Error::of_reply(call, status, &headers, (&body, cut), &self.redactor);
-        Err(Failure { error, asked: retry::asked(&headers, SystemTime::now()) })
+        Err(Error::of_reply(call, status, &headers, (&body, cut), &self.redactor))
     }
 
     async fn until<T>(
         &self,
         deadline: Instant,
         call: &Call,
-        work: impl Future<Output = std::result::Result<T, Failure>>,
-    ) -> std::result::Result<T, Failure> {
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         match timeout_at(deadline, work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(late(call)),
@@ -379,9 +392,9 @@ impl Transport {
         &self,
         deadline: Instant,
         call: &Call,
-        work: impl Future<Output = std::result::Result<T, Failure>>,
+        work: impl Future<Output = Result<T>>,
         moved: &AtomicU64,
-    ) -> std::result::Result<T, Failure> {
+    ) -> Result<T> {
         let mut work = std::pin::pin!(work);
         let begun = Instant::now();
         let mut progress = Progress::new(begun, deadline, call.length());
@@ -411,21 +424,14 @@ impl Transport {
     }
 }
 
-/// A failed attempt, and the wait that the server asked for.
-pub(super) struct Failure {
-    error: Error,
-    asked: Option<Duration>,
+/// How long to wait before the repetition number `attempts`, from 0.
+fn wait_after(error: &Error, attempts: u32) -> Duration {
+    error.wait.unwrap_or_else(|| retry::backoff(attempts, rand::random()))
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, asked: None }
-    }
-}
-
-fn late(call: &Call) -> Failure {
+fn late(call: &Call) -> Error {
     let error = Error::new(ErrorKind::Timeout, call.operation, "the server did not answer in time");
-    error.maybe_happened(call.posts()).into()
+    error.maybe_happened(call.posts())
 }
 
 /// A request that got no whole reply.
@@ -448,7 +454,8 @@ fn broken(call: &Call, error: &reqwest::Error) -> Error {
         let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::CutBody };
         (kind, format!("the connection broke: {cause}"))
     };
-    Error::new(kind, call.operation, message).retrying(!call.posts()).maybe_happened(call.posts())
+    let retries = !call.posts() || kind != ErrorKind::Protocol;
+    Error::new(kind, call.operation, message).retrying(retries).maybe_happened(call.posts())
 }
 
 /// Whether something came that is no HTTP. It may be the rest of an earlier reply.

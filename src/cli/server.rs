@@ -2,10 +2,10 @@
 
 use std::future::Future;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use secrecy::SecretString;
 
-use crate::api::{Client, ClientConfig};
+use crate::api::{self, Client, ClientConfig};
 use crate::cli::args::Common;
 use crate::cli::key;
 
@@ -37,11 +37,22 @@ pub(super) fn call<T, Work: Future<Output = Result<T>>>(
     let client = Client::new(&config(common, Some(key::resolve(common)?)))?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         tokio::select! {
-            outcome = work(client) => outcome,
+            outcome = work(client) => outcome.map_err(with_doubt),
             // Ended in order, so that temporary files go.
             outcome = interrupted() => outcome.and_then(|()| bail!("interrupted")),
         }
     })
+}
+
+/// Names are not unique, so no list tells whether something is what a POST without an answer has made: it is for the
+/// user to look.
+fn with_doubt(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<api::Error>() {
+        Some(failed) if failed.may_have_happened => {
+            anyhow!("{error:#}\nit may be there all the same: look with list before you ask for it again")
+        }
+        _ => error,
+    }
 }
 
 /// Waits for a signal that ends the program. What it was started to ignore, as by nohup(1), it ignores.

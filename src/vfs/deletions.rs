@@ -239,7 +239,7 @@ impl Vfs {
             match self.survives(container, &file.id, announced).await {
                 Ok(true) => return Ok(file),
                 Ok(false) => {}
-                Err(error) => return Err(api::Error { may_have_happened: true, ..error }),
+                Err(error) => return Err(api::Error { may_have_happened: true, retry: false, ..error }),
             }
         }
     }

@@ -44,6 +44,7 @@ impl Error {
             status: None,
             request_id: None,
             retry: false,
+            wait: None,
             may_have_happened: false,
             operation: "upload a file",
         };

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use containerfs::emulator::{Config, Profile};
+use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use serde_json::Value;
 
 use crate::env::Env;
@@ -196,6 +196,39 @@ fn errors_are_the_servers_words_and_usage_is_told_apart() {
             1
         );
         assert!(!std::path::Path::new(absent).exists());
+    });
+}
+
+#[test]
+fn what_may_have_been_made_is_not_made_twice_and_is_told() {
+    on_servers(|env| {
+        let id = env.container("c");
+        let asks = [("x-should-retry", "true"), ("retry-after-ms", "10")];
+        let asks = asks.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        for code in [408, 409, 500] {
+            let file = env.dir.path().join(format!("f{code}"));
+            fs::write(&file, b"x").unwrap();
+            let name = format!("made{code}");
+            let create_file = ["containers:files", "create", &id, "--file", file.to_str().unwrap()];
+            for (kind, args) in [
+                (Kind::CreateContainer, &["containers", "create", "--name", &name][..]),
+                (Kind::Upload, &create_file[..]),
+            ] {
+                let fault = Fault::StatusAfter { code, headers: asks.clone().into() };
+                env.emulator.faults().inject(FaultRule::once(kind, fault));
+                env.emulator.forget_requests();
+                let output = run(env, args);
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!((output.status.code(), env.count(kind)), (Some(1), 1), "{args:?}: {said}");
+                assert!(said.contains("it may be there all the same"), "{said}");
+            }
+            // What was not carried out for sure is tried again.
+            let wait = Fault::Status { code: 429, body: None, headers: asks.clone().into() };
+            env.emulator.faults().inject(FaultRule::once(Kind::CreateContainer, wait));
+            env.emulator.forget_requests();
+            assert_eq!(json(env, &["containers", "create", "--name", "other"])["name"], "other");
+            assert_eq!(env.count(Kind::CreateContainer), 2);
+        }
     });
 }
 
