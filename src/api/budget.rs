@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 tokio::task_local! {
     static BUDGET: Budget;
@@ -45,6 +45,16 @@ pub async fn free_if_ok<T, E>(work: impl Future<Output = Result<T, E>>) -> Resul
     outcome
 }
 
+/// What `work` comes to, unless the time of the call is over before: what others do on time of their own is waited
+/// for no longer than that.
+pub async fn in_time<F: Future>(limit: Duration, work: F) -> Option<F::Output> {
+    let end = deadline(limit);
+    if end <= Instant::now() {
+        return None;
+    }
+    timeout_at(end, work).await.ok()
+}
+
 /// When a request that begins now must have ended.
 pub(super) fn deadline(limit: Duration) -> Instant {
     let own = Instant::now() + limit;
@@ -77,8 +87,20 @@ mod tests {
             assert_eq!(deadline(LIMIT) - Instant::now(), Duration::from_secs(1));
             tokio::time::sleep(Duration::from_secs(3)).await;
             assert!(deadline(LIMIT) < Instant::now());
+            assert_eq!(in_time(LIMIT, async { "done" }).await, None, "nothing is begun any more");
         })
         .await;
         assert_eq!(deadline(LIMIT) - Instant::now(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_do_is_waited_for_until_the_end() {
+        within(LIMIT, async {
+            let begun = Instant::now();
+            assert_eq!(in_time(LIMIT, async { "done" }).await, Some("done"));
+            assert_eq!(in_time(LIMIT, std::future::pending::<()>()).await, None);
+            assert_eq!(begun.elapsed(), LIMIT);
+        })
+        .await;
     }
 }

@@ -15,7 +15,6 @@ use crate::journal::scratch::Class;
 use crate::journal::stage::{Meta, Sent};
 use crate::journal::steps;
 use crate::namespace::inode::Ino;
-use crate::namespace::names;
 use crate::vfs::drain::Left;
 use crate::vfs::lost::{FoundVersion, Lost};
 use crate::vfs::promise::{Closed, When};
@@ -208,27 +207,13 @@ impl Vfs {
             self.delete_after(ino, writer, to, frozen, replaced).await;
             return Ok(());
         }
-        let (uploaded, announced, name) = match self.already_there(ino, writer, to, frozen, strays).await? {
-            Some((there, announced)) => (there, announced, None),
-            None => match self.post(ino, writer, to, frozen).await {
-                // Undone, a rename that has happened would leave nothing under the real name, where a server
-                // replaces by name.
-                Err(error) if writer.inner().placing.is_some() => {
-                    let found = self.already_there(ino, writer, to, frozen, strays).await;
-                    let (there, announced) = found.ok().flatten().ok_or(error)?;
-                    (there, announced, None)
-                }
-                posted => match posted? {
-                    Some((posted, announced, name)) => (posted, announced, Some(name)),
-                    None => {
-                        // What others have left under the name is still to be found.
-                        self.state().lost_again(strays);
-                        strays.clear();
-                        writer.inner().replaces.clear();
-                        return Ok(());
-                    }
-                },
-            },
+        let Some((uploaded, announced, name)) = self.look_or_post(ino, writer, to, frozen, strays).await?
+        else {
+            // What others have left under the name is still to be found.
+            self.state().lost_again(strays);
+            strays.clear();
+            writer.inner().replaces.clear();
+            return Ok(());
         };
         let uploaded = Arc::new(as_uploaded(uploaded, frozen.len));
         let key = Key::new(&to.container, &uploaded);
@@ -269,6 +254,47 @@ impl Vfs {
         Ok(())
     }
 
+    /// What has arrived of frozen bytes: what a lost POST has left, or else what one makes now. One that is in doubt
+    /// is looked for, and sent once more if it is not there. Nothing if another file has taken their name.
+    async fn look_or_post(
+        self: &Arc<Self>,
+        ino: Ino,
+        writer: &Writer,
+        to: &Destination,
+        frozen: &Frozen,
+        strays: &mut Vec<FoundVersion>,
+    ) -> Result<Option<(api::File, Announced, Option<NameTurn>)>> {
+        if let Some((there, announced)) = self.already_there(ino, writer, to, frozen, strays).await? {
+            return Ok(Some((there, announced, None)));
+        }
+        let filename = self.filename(&to.container, &to.path).await?;
+        let mut is_first = true;
+        loop {
+            let error = match self.post(ino, writer, to, frozen, &filename).await {
+                Ok(posted) => return Ok(posted.map(|(file, announced, name)| (file, announced, Some(name)))),
+                Err(error) => error,
+            };
+            let again = is_first && self.wait_to_repeat(&error).await;
+            let look = self.already_there(ino, writer, to, frozen, strays);
+            // Undone, a rename that has happened would leave nothing under the real name, where a server replaces
+            // by name.
+            let found = if writer.inner().placing.is_some() {
+                Some(look.await)
+            } else if error.is_in_doubt() {
+                budget::in_time(self.client.timeout(), look).await
+            } else {
+                None
+            };
+            match found {
+                Some(Ok(Some((there, announced)))) => return Ok(Some((there, announced, None))),
+                Some(Ok(None)) if again => {}
+                _ => return Err(error),
+            }
+            self.client.count_repetition();
+            is_first = false;
+        }
+    }
+
     /// Deletes what a save has replaced whose bytes are on the server.
     async fn delete_after(
         self: &Arc<Self>,
@@ -306,8 +332,8 @@ impl Vfs {
         writer: &Writer,
         to: &Destination,
         frozen: &Frozen,
+        filename: &str,
     ) -> Result<Option<(api::File, Announced, NameTurn)>> {
-        let filename = self.filename(&to.container, &to.path).await?;
         let name = budget::free(self.names.take(&to.container, &to.path)).await;
         budget::free(self.deleted_before(&to.container, &to.path)).await;
         if writer.inner().removed {
@@ -348,7 +374,7 @@ impl Vfs {
         let body = UploadBody::File { path: frozen.staging.data(), len: frozen.len };
         let announced = self.announce(&to.container, &to.path, frozen.len, &known);
         steps::step();
-        let sent = self.upload_to_stay(&to.container, &filename, body, &announced).await;
+        let sent = self.upload_to_stay(&to.container, filename, body, &announced).await;
         let (sent, is_lost) = announced.outcome(sent, |id| {
             let inner = writer.inner();
             inner.base.as_ref().is_some_and(|base| base.id == *id) || inner.replaces.contains(id)
@@ -478,36 +504,6 @@ impl Vfs {
     ) -> Option<Meta> {
         let local = self.scratch_class(state, ino) == Some(Class::Local);
         Some(Meta { local, ..state.meta(ino, destination)? })
-    }
-
-    /// The filename that an upload of `path` is sent under. A path with directories needs to know what the
-    /// server does to them, which a probe finds out once: a user's bytes are never the probe.
-    ///
-    /// # Errors
-    /// The server's, of the probe.
-    pub(super) async fn filename(&self, container: &ContainerId, path: &str) -> Result<String> {
-        if !path.contains('/') {
-            return Ok(path.to_owned());
-        }
-        let _turn = self.probing.lock().await;
-        let known = self.state().records.directories_kept();
-        let kept = match known {
-            Some(kept) => kept,
-            None => {
-                let kept = self.probe_directories(container).await?;
-                self.state().records.set_directories_kept(kept);
-                kept
-            }
-        };
-        let name = names::upload_name(path, kept);
-        let longest = name.rsplit('/').next().map_or(0, str::len);
-        if longest > names::NAME_MAX {
-            return Err(Error::told(
-                libc::ENAMETOOLONG,
-                "the path is longer than 255 bytes, the server's limit",
-            ));
-        }
-        Ok(name)
     }
 }
 

@@ -61,27 +61,34 @@ impl Vfs {
             network_policy: wanted.network_policy.clone(),
             ..CreateContainer::default()
         };
-        steps::step();
-        match self.client.create_container(&params).await {
-            Ok(container) => match self.known_by_another_name(&container.id, name) {
-                // It would be deleted in the place of what was made.
-                Some(other) => {
-                    self.state().tree.listed = None;
-                    let told = format!("the server answered a new container with the id of {other:?}");
-                    Err(Error::told(libc::EPROTO, told))
-                }
-                None => Ok(container),
-            },
-            Err(error) if error.may_have_happened => match self.find_made(name, known).await {
-                Ok(Some(container)) => Ok(container),
-                // The next look at the root asks the server again.
-                _ => {
-                    self.state().tree.listed = None;
-                    Err(error.into())
-                }
-            },
-            Err(error) => Err(error.into()),
-        }
+        let mut is_first = true;
+        let error = loop {
+            steps::step();
+            let error = match self.client.create_container(&params).await {
+                Ok(container) => match self.known_by_another_name(&container.id, name) {
+                    // It would be deleted in the place of what was made.
+                    Some(other) => {
+                        let told = format!("the server answered a new container with the id of {other:?}");
+                        break Error::told(libc::EPROTO, told);
+                    }
+                    None => return Ok(container),
+                },
+                Err(error) if error.may_have_happened => error,
+                Err(error) if is_first => return Err(error.into()),
+                Err(error) => break error.into(),
+            };
+            let again = is_first && self.client.wait_to_repeat(&error).await;
+            match self.find_made(name, known).await {
+                Ok(Some(container)) => return Ok(container),
+                Ok(None) if again => {}
+                Ok(None) | Err(_) => break error.into(),
+            }
+            self.client.count_repetition();
+            is_first = false;
+        };
+        // The next look at the root asks the server again.
+        self.state().tree.listed = None;
+        Err(error)
     }
 
     /// A container of this name that was not known before, by a list fetched for it.

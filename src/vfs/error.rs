@@ -66,6 +66,11 @@ impl Error {
         })
     }
 
+    /// Whether it is not known what became of a POST, and a list may tell.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.api().is_some_and(api::Error::is_in_doubt)
+    }
+
     /// Whether a file or container is gone from the server.
     pub fn is_gone(&self) -> bool {
         self.api()

@@ -342,6 +342,15 @@ impl Lost {
 }
 
 impl Vfs {
+    /// Waits until a POST that is in doubt may be looked for and sent once more. False if it may not be sent, or not
+    /// in time.
+    pub(super) async fn wait_to_repeat(&self, error: &Error) -> bool {
+        match error.api() {
+            Some(error) => self.client.wait_to_repeat(error).await,
+            None => false,
+        }
+    }
+
     /// The answer of a POST was lost. Written down by itself, because its bytes may be removed.
     pub(super) fn note_lost(&self, mut lost: Lost) {
         if self.state().knows_of(&lost) {

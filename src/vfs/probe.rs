@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::api::client::UploadBody;
 use crate::api::{ContainerId, File, FileId};
 use crate::journal::{Intent, Noted, steps};
+use crate::namespace::names;
 use crate::vfs::lost::{MADE_WITHIN, NANOS, seconds_at};
 use crate::vfs::{Error, Result, State, Vfs, attr};
 
@@ -27,11 +28,52 @@ pub(super) struct Probe {
 }
 
 impl Vfs {
+    /// The filename that an upload of `path` is sent under. A path with directories needs to know what the
+    /// server does to them, which a probe finds out once: a user's bytes are never the probe.
+    ///
+    /// # Errors
+    /// The server's, of the probe.
+    pub(super) async fn filename(&self, container: &ContainerId, path: &str) -> Result<String> {
+        if !path.contains('/') {
+            return Ok(path.to_owned());
+        }
+        let _turn = self.probing.lock().await;
+        let known = self.state().records.directories_kept();
+        let kept = match known {
+            Some(kept) => kept,
+            None => {
+                let kept = self.probe_directories(container).await?;
+                self.state().records.set_directories_kept(kept);
+                kept
+            }
+        };
+        let name = names::upload_name(path, kept);
+        let longest = name.rsplit('/').next().map_or(0, str::len);
+        if longest > names::NAME_MAX {
+            return Err(Error::told(
+                libc::ENAMETOOLONG,
+                "the path is longer than 255 bytes, the server's limit",
+            ));
+        }
+        Ok(name)
+    }
+
     /// Asks the server with a file that goes again.
     ///
     /// # Errors
     /// The server's.
     pub(super) async fn probe_directories(&self, container: &ContainerId) -> Result<bool> {
+        match self.probe_once(container).await {
+            // The list that shows what the first has made has it deleted.
+            Err(error) if self.wait_to_repeat(&error).await => {
+                self.client.count_repetition();
+                self.probe_once(container).await
+            }
+            told => told,
+        }
+    }
+
+    async fn probe_once(&self, container: &ContainerId) -> Result<bool> {
         let random = || hex::encode(rand::random::<[u8; 8]>());
         let (directory, base) = (format!(".containerfs-{}", random()), random());
         let body =

@@ -13,6 +13,7 @@ use crate::api::{self, ContainerId, FileId, budget};
 use crate::content::Key;
 use crate::journal::copied::CopyNote;
 use crate::journal::intent::{Move, Rename};
+use crate::journal::stage::Staging;
 use crate::journal::{Copied, Intent, Noted, steps};
 use crate::namespace::inode::Ino;
 use crate::vfs::lost::{FoundVersion, Lost};
@@ -220,7 +221,35 @@ impl Vfs {
             for found in self.find_lost(container, &leg.to).await? {
                 self.is_nobodys(found).await?;
             }
-            let filename = self.filename(container, &leg.to).await?;
+            let (new, announced) = self.post_copy(container, leg, (&staging, len), replaces, noted).await?;
+            let new = Arc::new(commit::as_uploaded(new, len));
+            self.take_over(&new.id, leg.ino);
+            let mut state = self.state();
+            state.not_lost(container, &leg.to, &new.id);
+            drop(state);
+            if let Err(error) = self.downloads.cache().adopt_copy(&Key::new(container, &new), &staging.data())
+            {
+                tracing::warn!(%error, "an upload was not kept in the cache");
+            }
+            Ok(Moved { announced, ..Moved::of(leg, new, len) })
+        }
+        .await;
+        staging.discard();
+        sent.map_err(|error: Error| self.noticed(container, error))
+    }
+
+    /// What the POST of a copy has made. One that is in doubt is looked for, and sent once more if it is not there.
+    async fn post_copy(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        leg: &Leg,
+        (staging, len): (&Staging, u64),
+        replaces: &[FileId],
+        noted: &Noted,
+    ) -> Result<(api::File, Option<Announced>)> {
+        let filename = self.filename(container, &leg.to).await?;
+        let mut is_first_post = true;
+        loop {
             let known = {
                 let state = self.state();
                 let ino = state.tree.containers.get(container).copied();
@@ -237,48 +266,62 @@ impl Vfs {
             steps::step();
             let sent = self.upload_to_stay(container, &filename, body, &announced).await;
             let (sent, is_lost) = announced.outcome(sent, |id| *id == leg.old.id || replaces.contains(id));
-            let (new, announced) = match sent {
+            let error = match sent {
                 Ok(new) => {
                     copied.made = Some(new.id.clone());
                     if let Err(error) = note.write(&copied, false) {
                         tracing::warn!(%error, "what an upload has made is looked for again after a crash");
                     }
-                    (new, Some(announced))
+                    return Ok((new, Some(announced)));
                 }
-                Err(error) if is_lost => {
-                    // From now on what a list shows of it is withheld, and can be found, by nobody but this rename.
-                    let destination = (container.clone(), leg.to.clone());
-                    let is_first = self.state().resuming.insert(destination.clone());
-                    self.note_lost(lost);
-                    drop(announced);
-                    let made = self.has_replaced(container, replaces, &note, &copied).await;
-                    if is_first {
-                        self.state().resuming.remove(&destination);
-                    }
-                    if made.is_none() {
-                        let (vfs, container, path) = (self.clone(), container.clone(), leg.to.clone());
-                        let replaces = replaces.to_vec();
-                        self.behind
-                            .spawn(async move { vfs.look_for_another(&container, &path, &replaces).await });
-                    }
-                    (made.ok_or(error)?, None)
-                }
-                Err(error) => return Err(error),
+                Err(error) if !is_lost => return Err(error),
+                Err(error) => error,
             };
-            let new = Arc::new(commit::as_uploaded(new, len));
-            self.take_over(&new.id, leg.ino);
-            let mut state = self.state();
-            state.not_lost(container, &leg.to, &new.id);
-            drop(state);
-            if let Err(error) = self.downloads.cache().adopt_copy(&Key::new(container, &new), &staging.data())
-            {
-                tracing::warn!(%error, "an upload was not kept in the cache");
+            // From now on what a list shows of it is withheld, and can be found, by nobody but this rename.
+            let destination = (container.clone(), leg.to.clone());
+            let is_first = self.state().resuming.insert(destination.clone());
+            self.note_lost(lost);
+            drop(announced);
+            let again = is_first_post && self.wait_to_repeat(&error).await;
+            let made = if error.is_in_doubt() {
+                self.found_in_time(container, &note, copied).await
+            } else {
+                Ok(self.has_replaced(container, replaces, &note, &copied).await)
+            };
+            if is_first {
+                self.state().resuming.remove(&destination);
             }
-            Ok(Moved { announced, ..Moved::of(leg, new, len) })
+            match made {
+                Ok(Some(made)) => {
+                    self.state().is_shown_no_more(container, &made.id);
+                    return Ok(((*made).clone(), None));
+                }
+                Ok(None) if again => {}
+                Ok(None) | Err(_) => {
+                    let (vfs, container, path) = (self.clone(), container.clone(), leg.to.clone());
+                    let replaces = replaces.to_vec();
+                    self.behind
+                        .spawn(async move { vfs.look_for_another(&container, &path, &replaces).await });
+                    return Err(error);
+                }
+            }
+            self.client.count_repetition();
+            is_first_post = false;
         }
-        .await;
-        staging.discard();
-        sent.map_err(|error: Error| self.noticed(container, error))
+    }
+
+    /// What a POST that is in doubt has made, by a list that is waited for no longer than the call has time.
+    async fn found_in_time(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        note: &CopyNote,
+        copied: Copied,
+    ) -> Result<Option<Arc<api::File>>> {
+        let look = self.find_lost(container, &copied.sent.path);
+        let late =
+            || Error::told(libc::ETIMEDOUT, "the list that was to tell what a POST has made did not come");
+        let found = budget::in_time(self.client.timeout(), look).await.ok_or_else(late)??;
+        self.settle_found(found, note, copied).await
     }
 
     /// What an earlier try of a rename has left goes.
@@ -332,13 +375,11 @@ impl Vfs {
         replaces: &[FileId],
         note: &CopyNote,
         copied: &Copied,
-    ) -> Option<api::File> {
+    ) -> Option<Arc<api::File>> {
         if !self.have_taken_their_place(container, replaces).await.ok()? {
             return None;
         }
-        let found = self.found_again(container, note, copied.clone()).await.ok()??;
-        self.state().is_shown_no_more(container, &found.id);
-        Some((*found).clone())
+        self.found_again(container, note, copied.clone()).await.ok()?
     }
 
     /// Deletes what a rename has left behind, and strikes it out. `noted` tells whether the notes of what has gone along,

@@ -10,6 +10,7 @@ use crate::journal::intent::{Move, Rename};
 use crate::journal::{Copied, Intent, Meta, Noted};
 use crate::namespace::inode::Ino;
 use crate::vfs::commit::as_uploaded;
+use crate::vfs::lost::FoundVersion;
 use crate::vfs::relocate::Begun;
 use crate::vfs::{Error, Result, State, Vfs};
 
@@ -307,10 +308,27 @@ impl Vfs {
         note: &CopyNote,
         copied: Copied,
     ) -> Result<Option<Arc<api::File>>> {
+        let found = self.find_lost(container, &copied.sent.path).await?;
+        self.settle_found(found, note, copied).await
+    }
+
+    /// The one of these that a POST has made; the others are nobody's.
+    pub(super) async fn settle_found(
+        self: &Arc<Self>,
+        found: Vec<FoundVersion>,
+        note: &CopyNote,
+        copied: Copied,
+    ) -> Result<Option<Arc<api::File>>> {
         let mut made = None;
-        for mut found in self.find_lost(container, &copied.sent.path).await? {
+        for mut found in found {
             if made.is_some() || Some(&found.lost.sha256) != copied.sent.sha256.as_ref() {
-                self.is_nobodys(found).await?;
+                match self.is_nobodys(found).await {
+                    // A later list tells of it again.
+                    Err(error) if made.is_some() => {
+                        tracing::debug!(%error, "one of two uploads stays for now");
+                    }
+                    told => told?,
+                }
                 continue;
             }
             if !self.state().found(&mut found) {

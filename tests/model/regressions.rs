@@ -21,6 +21,11 @@ fn refused() -> Step {
     Step::Fault(Kind::Upload, Fault::Status { code: 400, body: None, headers: BTreeMap::new() })
 }
 
+/// An upload is carried out and its reply is of no use: it is not looked for at once.
+fn lost_answer() -> Step {
+    Step::Fault(Kind::Upload, Fault::LongBody)
+}
+
 #[test]
 fn an_empty_file_is_there_after_a_crash() {
     let steps = [save("a", ""), save("a", ""), Step::Mkdir("d"), save("d/b", ""), Step::Crash];
@@ -29,10 +34,11 @@ fn an_empty_file_is_there_after_a_crash() {
 
 #[test]
 fn what_was_sent_in_vain_twice_is_not_taken_for_an_old_version_later() {
-    let lost = |fault| Step::Fault(Kind::Upload, fault);
+    let final_answer = [("x-should-retry".to_owned(), "false".to_owned())];
+    let fails = Fault::Status { code: 500, body: None, headers: final_answer.into() };
     let steps = [
-        lost(Fault::ResetBefore),
-        lost(Fault::ResetAfter),
+        Step::Fault(Kind::Upload, fails),
+        lost_answer(),
         save("a", ""),
         Step::Append("a", Bytes(Vec::new())),
         Step::Remount,
@@ -50,7 +56,7 @@ fn a_directory_is_renamed_even_if_what_is_in_it_is_refused() {
 fn a_lost_answer_is_one_version_after_renames_and_a_crash() {
     for profile in [Profile::Openai, Profile::Plain] {
         let steps = [
-            Step::Fault(Kind::Upload, Fault::ResetAfter),
+            lost_answer(),
             save("a", "first"),
             Step::Rename("a", "b.txt"),
             save("a", "second"),

@@ -14,16 +14,14 @@ use containerfs::emulator::Kind::{DeleteFile, Upload};
 use containerfs::emulator::{Fault, FaultRule};
 use serde_json::Value;
 
-use crate::env::{Env, Mount, noise, on_both_profiles, on_openai, save, sha256, wait_until};
-
-const LOSES_THE_ANSWER: Fault = Fault::ResetAfter;
+use crate::env::{Env, Mount, lost_answer, noise, on_both_profiles, on_openai, save, sha256, wait_until};
 
 #[test]
 fn a_post_whose_answer_was_lost_is_found_and_not_sent_again() {
     on_both_profiles(|env| {
         let id = env.container("c");
         let mount = env.mount(&[]);
-        env.emulator.faults().inject(FaultRule::once(Upload, LOSES_THE_ANSWER));
+        env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
         assert!(save(&mount.path("c/f"), b"precious").is_err());
         assert_eq!(env.versions(&id, "f").len(), 1, "it has happened all the same");
         assert_eq!(save(&mount.path("c/f"), b"precious"), Ok(()));
@@ -40,7 +38,7 @@ fn what_a_lost_answer_left_is_replaced_by_a_newer_save() {
     on_both_profiles(|env| {
         let id = env.container("c");
         let mount = env.mount(&[]);
-        env.emulator.faults().inject(FaultRule::once(Upload, LOSES_THE_ANSWER));
+        env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
         assert!(save(&mount.path("c/f"), b"the first try").is_err());
         assert_eq!(save(&mount.path("c/f"), b"another text"), Ok(()));
         assert_eq!(env.bytes_on_server(&id, "f"), b"another text");
@@ -173,7 +171,7 @@ fn a_post_that_was_found_is_not_looked_for_again_beside_bytes_that_were_never_cl
     on_both_profiles(|env| {
         let id = env.container("c");
         let mut mount = env.mount(&[]);
-        env.emulator.faults().inject(FaultRule::once(Upload, LOSES_THE_ANSWER));
+        env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
         assert!(save(&mount.path("c/f"), b"precious").is_err());
         let file = fs::OpenOptions::new().write(true).open(mount.path("c/f")).unwrap();
         std::io::Write::write_all(&mut &file, b"half a sen").unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile, Quirks, ReplaceByName, StoredFile};
 
-use crate::env::{Env, fuse_is_missing, noise, on_both_profiles, save, sha256, wait_until};
+use crate::env::{Env, fuse_is_missing, lost_answer, noise, on_both_profiles, save, sha256, wait_until};
 
 const PROFILES: [Profile; 2] = [Profile::Openai, Profile::Plain];
 
@@ -307,7 +307,7 @@ fn a_save_of_what_was_there_before_one_without_an_answer_is_sent() {
                     assert_eq!(save(&mount.path("c/f"), before), Ok(()));
                     wait_until("it is sent", || has(before));
                     std::thread::sleep(Duration::from_millis(100));
-                    env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+                    env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
                     assert!(save(&mount.path("c/f"), b"lost").is_err());
                     assert_eq!(save(&mount.path("c/f"), before), Ok(()));
                     wait_until(&format!("it is sent again, {replace:?}"), || has(before));
@@ -326,7 +326,7 @@ fn what_an_earlier_mount_has_sent_is_found_though_a_second_list_does_not_show_it
         |env| {
             let id = env.container("c");
             let mount = env.mount(&["--ttl", "50ms"]);
-            env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+            env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
             assert!(save(&mount.path("c/f"), b"saved").is_err());
             env.status_fault(Upload, 400);
             assert!(!mount.try_sh("c", "touch f").status.success());

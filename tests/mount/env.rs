@@ -362,6 +362,17 @@ pub(crate) fn errno<T: std::fmt::Debug>(outcome: io::Result<T>) -> i32 {
     outcome.expect_err("it should have failed").raw_os_error().unwrap()
 }
 
+/// An upload is carried out and its reply is of no use: it is the next save that looks for it.
+pub(crate) fn lost_answer() -> Fault {
+    Fault::LongBody
+}
+
+/// An upload fails, may have happened, and is not sent again.
+pub(crate) fn failure() -> Fault {
+    let headers = [("x-should-retry".to_owned(), "false".to_owned())].into();
+    Fault::Status { code: 500, body: None, headers }
+}
+
 /// The errno of writing a whole file and closing it; `std::fs` hides what `close` says.
 pub(crate) fn save(path: &Path, bytes: &[u8]) -> nix::Result<()> {
     use nix::fcntl::{OFlag, open};

@@ -1,5 +1,6 @@
 //! What a system call returns when the server, or a flag, says no.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,7 +12,9 @@ use containerfs::emulator::{Config, Fault, FaultRule, Kind, Profile};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::env::{Env, errno, fuse_is_missing, noise, on_both_profiles, on_openai, save, wait_until};
+use crate::env::{
+    Env, errno, failure, fuse_is_missing, lost_answer, noise, on_both_profiles, on_openai, save, wait_until,
+};
 
 #[test]
 fn reading_tells_what_the_server_said() {
@@ -66,15 +69,94 @@ fn closing_tells_what_the_server_said() {
     });
 }
 
+/// Each way in which a POST may have happened, once with nothing done and once carried out.
+fn ways_to_lose_an_answer() -> Vec<(Fault, bool)> {
+    let asks = [("x-should-retry".to_owned(), "true".to_owned())];
+    let wait = [("retry-after-ms".to_owned(), "20".to_owned())];
+    let statuses =
+        [(408, &[][..]), (409, &[]), (500, &[]), (500, &asks), (503, &[]), (503, &wait), (400, &asks)];
+    let mut ways = vec![(Fault::ResetBefore, false), (Fault::ResetAfter, true)];
+    ways.push((Fault::CutBody { after: 10 }, true));
+    for (code, headers) in statuses {
+        let headers: BTreeMap<_, _> = headers.iter().cloned().collect();
+        ways.push((Fault::Status { code, body: None, headers: headers.clone() }, false));
+        ways.push((Fault::StatusAfter { code, headers }, true));
+    }
+    ways
+}
+
 #[test]
-fn a_post_is_not_repeated_once_it_may_have_arrived() {
+fn a_post_that_may_have_happened_is_looked_for_and_only_then_sent_again() {
+    on_both_profiles(|env| {
+        let id = env.container("c");
+        let mount = env.mount(&["--timeout", "5s", "--ttl", "1h"]);
+        assert!(mount.names("c").is_empty());
+        for (at, (fault, is_done)) in ways_to_lose_an_answer().into_iter().enumerate() {
+            let (name, moved, directory) = (format!("f{at}."), format!("m{at}."), format!("made{at}"));
+            let posts = if is_done { 1 } else { 2 };
+            let path = |name: &str| mount.path("c").join(name);
+            env.emulator.faults().inject(FaultRule::once(Kind::Upload, fault.clone()));
+            env.emulator.forget_requests();
+            assert_eq!(save(&path(&name), name.as_bytes()), Ok(()), "{fault:?}");
+            assert_eq!((env.count(Kind::Upload), env.count(Kind::ListFiles)), (posts, 1), "{fault:?}");
+            assert_eq!(env.bytes_on_server(&id, &name), name.as_bytes(), "{fault:?}");
+
+            env.emulator.faults().inject(FaultRule::once(Kind::Upload, fault.clone()));
+            env.emulator.forget_requests();
+            assert_eq!(fs::rename(path(&name), path(&moved)).ok(), Some(()), "{fault:?}");
+            assert_eq!(env.count(Kind::Upload), posts, "{fault:?}");
+            assert_eq!(env.bytes_on_server(&id, &moved), name.as_bytes(), "{fault:?}");
+
+            env.emulator.faults().inject(FaultRule::once(Kind::CreateContainer, fault.clone()));
+            env.emulator.forget_requests();
+            assert_eq!(fs::create_dir(mount.path("").join(&directory)).ok(), Some(()), "{fault:?}");
+            assert_eq!(env.count(Kind::CreateContainer), posts, "{fault:?}");
+            let made = env.store().containers().iter().filter(|made| made.name == directory).count();
+            assert_eq!(made, 1, "{fault:?}");
+        }
+        assert_eq!(mount.unmount(env), (0, 0));
+    });
+}
+
+#[test]
+fn a_post_is_sent_twice_at_most_and_never_unlooked_for() {
     on_both_profiles(|env| {
         env.container("c");
-        let mount = env.mount(&["--timeout", "2s"]);
-        env.inject(Kind::Upload, Fault::Status { code: 500, body: None, headers: Default::default() });
+        let mount = env.mount(&["--timeout", "3s", "--ttl", "1h"]);
+        assert_eq!(save(&mount.path("c/there"), b"moves"), Ok(()));
+        assert!(mount.names("").contains(&"c".to_owned()));
+        let posts = [Kind::Upload, Kind::CreateContainer];
+        let count = || posts.map(|kind| env.count(kind));
+        let status = |code, headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Fault::Status { code, body: None, headers: headers.collect() }
+        };
+        let fail = |directory: &str| {
+            let saved = save(&mount.path("c/f"), b"x");
+            let renamed = fs::rename(mount.path("c/there"), mount.path("c/moved"));
+            let made = fs::create_dir(mount.path("").join(directory));
+            (saved, errno(renamed), errno(made))
+        };
+        let eio = (Err(Errno::EIO), libc::EIO, libc::EIO);
+        for (fault, sent) in [
+            (status(500, &[]), 2),
+            (status(500, &[("x-should-retry", "false")]), 1),
+            (status(503, &[("retry-after", "60")]), 1),
+        ] {
+            posts.into_iter().for_each(|kind| env.inject(kind, fault.clone()));
+            env.emulator.forget_requests();
+            assert_eq!(fail("made"), eio, "{fault:?}");
+            assert_eq!(count(), [2 * sent, sent], "{fault:?}");
+            env.emulator.faults().clear();
+        }
+        // As long as no list tells what it has made. The root has just been read.
+        assert!(mount.names("").contains(&"c".to_owned()));
+        posts.into_iter().for_each(|kind| env.status_fault(kind, 500));
+        [Kind::ListFiles, Kind::ListContainers].into_iter().for_each(|kind| env.status_fault(kind, 500));
         env.emulator.forget_requests();
-        assert_eq!(save(&mount.path("c/f"), b"x"), Err(Errno::EIO));
-        assert_eq!(env.count(Kind::Upload), 1);
+        assert_eq!(save(&mount.path("c/g"), b"x"), Err(Errno::EIO));
+        assert_eq!(errno(fs::create_dir(mount.path("made"))), libc::EIO);
+        assert_eq!(count(), [1, 1]);
     });
 }
 
@@ -418,12 +500,12 @@ fn an_error_stands_in_status_and_once_in_the_log_with_the_servers_words_and_requ
 fn what_is_appended_after_a_truncation_that_failed_leaves_no_hole() {
     on_openai(|env| {
         let id = env.container("c");
-        for (fault, len) in [(Fault::ResetBefore, 4), (Fault::ResetAfter, 4), (Fault::ResetAfter, 1)] {
+        for (fault, len) in [(failure(), 4), (lost_answer(), 4), (lost_answer(), 1)] {
             env.store().put_upload(&id, "f", b"0123456789");
             let mount = env.mount(&["--ttl", "50ms"]);
             let path = mount.path("c/f");
             env.emulator.faults().inject(FaultRule::once(Kind::Upload, fault));
-            assert_eq!(nix::unistd::truncate(&path, len), Err(Errno::EIO));
+            assert!(nix::unistd::truncate(&path, len).is_err());
             let file = fs::File::options().write(true).open(&path).unwrap();
             let end = file.metadata().unwrap().len();
             file.write_all_at(b"x", end).unwrap();

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use containerfs::emulator::{Fault, FaultRule, Kind};
 
-use crate::env::{Env, Mount, on_openai, tool, wait_until};
+use crate::env::{Env, Mount, failure, lost_answer, on_openai, tool, wait_until};
 use crate::tools::{WRITE_BACK, again};
 
 /// The file system exerciser, 10,000 operations in each mode; `CONTAINERFS_FSX=100000` for more.
@@ -57,23 +57,26 @@ fn spoil_every_third(env: &Env, kind: Kind, faults: &[Fault]) {
     }
 }
 
-/// Every third request fails. `uploads_fail`: also in ways after which a POST must not be repeated.
+/// Every third request fails. `uploads_fail`: also POSTs that may have happened and are not sent again.
 fn spoil_everything(env: &Env, uploads_fail: bool) {
     let status = |code, wait: &[(&str, &str)]| {
         let headers: BTreeMap<_, _> = wait.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Fault::Status { code, body: None, headers }
     };
-    let busy = status(429, &[("retry-after-ms", "20")]);
-    let broken = status(500, &[]);
+    let soon = [("retry-after-ms", "20")];
+    let (busy, broken) = (status(429, &soon), status(500, &soon));
     let cut = Fault::CutBody { after: 1000 };
     let (before, after) = (Fault::ResetBefore, Fault::ResetAfter);
     spoil_every_third(env, Kind::Content, &[broken.clone(), cut, before.clone(), busy.clone()]);
     let requests = [broken, before, busy.clone(), after];
     spoil_every_third(env, Kind::DeleteFile, &requests);
     spoil_every_third(env, Kind::ListFiles, &requests);
-    // A POST is repeated if the server says that it did nothing, and only then.
-    let later = status(503, &[("retry-after-ms", "20")]);
-    let uploads = if uploads_fail { requests.to_vec() } else { vec![busy, later] };
+    // A POST is repeated if the server says that it did nothing, or a list does.
+    let headers = soon.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let uploads = match uploads_fail {
+        true => vec![failure(), lost_answer(), busy],
+        false => vec![busy, status(503, &soon), Fault::StatusAfter { code: 500, headers }],
+    };
     spoil_every_third(env, Kind::Upload, &uploads);
 }
 

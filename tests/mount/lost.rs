@@ -8,8 +8,9 @@ use std::time::Duration;
 use containerfs::emulator::Kind::{Content, DeleteFile, RetrieveFile, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
 use containerfs::journal::steps::FAILPOINT;
+use nix::errno::Errno;
 
-use crate::env::{Env, fuse_is_missing, save, wait_until};
+use crate::env::{Env, failure, fuse_is_missing, lost_answer, save, wait_until};
 use crate::steps::{KILLED, TOO_MANY};
 
 /// A server of each profile whose lists lag.
@@ -35,7 +36,7 @@ fn server_that_replaces(profile: Profile, replace: ReplaceByName) -> Env {
 }
 
 fn lose_an_answer(env: &Env) {
-    env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+    env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
 }
 
 /// In the end each of these is one file, here and on the server.
@@ -93,6 +94,119 @@ fn one_version_is_what_one_lost_answer_has_left() {
     });
 }
 
+/// The first `times` uploads are carried out and answered with 500.
+fn carried_out_in_vain(env: &Env, times: u32) {
+    let fault = Fault::StatusAfter { code: 500, headers: BTreeMap::new() };
+    env.emulator.faults().inject(FaultRule { times: Some(times), ..FaultRule::always(Upload, fault) });
+}
+
+#[test]
+fn of_two_posts_that_a_list_shows_too_late_one_version_is_left() {
+    let lag = Duration::from_millis(2500);
+    for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
+        if fuse_is_missing() {
+            return;
+        }
+        let mut config = Config::new(Profile::Openai);
+        (config.quirks.upload_list_lag, config.quirks.replace_by_name) = (lag, replace);
+        let env = Env::of(config);
+        let id = env.container("c");
+        let mount = env.mount(&["--ttl", "50ms", "--timeout", "5s"]);
+        let comes_to_rest = |name: &str, bytes: &[u8]| {
+            wait_until("one version is left", || {
+                assert_eq!(mount.names("c"), [name], "{replace:?}");
+                env.store().files(&id).len() == 1
+            });
+            assert_eq!(env.bytes_on_server(&id, name), bytes, "{replace:?}");
+            assert_eq!(fs::read(mount.path("c").join(name)).unwrap(), bytes, "{replace:?}");
+        };
+        let are_on_server = |versions: usize| {
+            let found = env.store().files(&id).len();
+            assert_eq!(found, if replace == ReplaceByName::Second { versions } else { 1 }, "{replace:?}");
+        };
+        // The first has no answer, the second has.
+        carried_out_in_vain(&env, 1);
+        assert_eq!(save(&mount.path("c/f"), b"answered"), Ok(()));
+        assert_eq!(env.count(Upload), 2);
+        are_on_server(2);
+        comes_to_rest("f", b"answered");
+        // Neither has.
+        carried_out_in_vain(&env, 2);
+        env.emulator.forget_requests();
+        assert_eq!(save(&mount.path("c/f"), b"in vain"), Err(Errno::EIO));
+        assert_eq!(env.count(Upload), 2);
+        are_on_server(3);
+        assert_eq!(save(&mount.path("c/f"), b"newer"), Ok(()));
+        comes_to_rest("f", b"newer");
+        // Neither has, and the same bytes are saved again when both are shown.
+        carried_out_in_vain(&env, 2);
+        assert_eq!(save(&mount.path("c/f"), b"the same"), Err(Errno::EIO));
+        thread::sleep(lag);
+        env.emulator.forget_requests();
+        assert_eq!(save(&mount.path("c/f"), b"the same"), Ok(()));
+        // An id that was there before tells nothing.
+        let sent = usize::from(replace == ReplaceByName::SameId);
+        assert_eq!(env.count(Upload), sent, "one of them is what was saved, {replace:?}");
+        comes_to_rest("f", b"the same");
+        // The same of a rename.
+        carried_out_in_vain(&env, 1);
+        env.emulator.forget_requests();
+        fs::rename(mount.path("c/f"), mount.path("c/g")).unwrap();
+        assert_eq!(env.count(Upload), 2);
+        comes_to_rest("g", b"the same");
+        assert_eq!(mount.unmount(&env), (0, 0));
+        is_shown_once(&env, &id, &["g"]);
+    }
+}
+
+#[test]
+fn of_two_posts_one_version_is_left_whenever_the_daemon_dies() {
+    let lag = Duration::from_millis(900);
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |step: usize, times: u32, renames: bool| {
+        let env = server_that_lags(Profile::Openai, lag);
+        let id = env.container("c");
+        if renames {
+            env.store().put_upload(&id, "old", b"precious");
+            thread::sleep(lag);
+        }
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        carried_out_in_vain(&env, times);
+        let path = mount.path("c/f");
+        let told = match renames {
+            true => fs::rename(mount.path("c/old"), &path).is_ok(),
+            false => save(&path, b"precious").is_ok(),
+        };
+        let died = mount.unmount(&env).1 == KILLED;
+        env.emulator.faults().clear();
+        let mount = env.mount(&["--ttl", "50ms"]);
+        thread::sleep(lag);
+        let context = format!("step {step} of {times} in vain, renames: {renames}, told: {told}");
+        wait_until(&format!("there is one version, {context}"), || {
+            let names = mount.names("c");
+            assert!(names.len() <= 1 || names == ["f", "old"], "{names:?}, {context}");
+            env.store().files(&id).len() == names.len() && names.len() <= 1
+        });
+        let names = mount.names("c");
+        assert!(!told || names == ["f"], "{names:?}, {context}");
+        assert!(!renames || names.len() == 1, "{context}");
+        for name in names {
+            assert_eq!(fs::read(mount.path("c").join(name)).unwrap(), b"precious", "{context}");
+        }
+        let ended = mount.unmount(&env).1;
+        assert!(ended == 0 || (ended == 3 && !told), "{ended}: what was never closed is left");
+        died
+    };
+    for renames in [false, true] {
+        for times in [1, 2] {
+            let steps = (0..TOO_MANY).take_while(|step| dies_at(*step, times, renames)).count();
+            assert!((3..TOO_MANY).contains(&steps), "it died at {steps} steps");
+        }
+    }
+}
+
 #[test]
 fn what_an_earlier_mount_was_to_delete_stays_once_it_is_another_files() {
     if fuse_is_missing() {
@@ -140,7 +254,7 @@ fn what_a_rename_has_sent_is_not_shown_beside_what_came_back() {
         env.store().put_upload(&id, "f", b"it moves");
         thread::sleep(lag);
         let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
-        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetBefore));
+        env.emulator.faults().inject(FaultRule::once(Upload, failure()));
         assert!(save(&mount.path("c/g"), b"it fails").is_err());
         answer.into_iter().for_each(|fault| env.emulator.faults().inject(FaultRule::once(Upload, fault)));
         let told = fs::rename(mount.path("c/f"), mount.path("c/g")).is_ok();
@@ -256,7 +370,7 @@ fn what_was_found_of_several_lost_answers_is_never_shown() {
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "30ms"]);
     for bytes in [&b"one"[..], b"second"] {
-        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+        env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
         assert!(save(&mount.path("c/f"), bytes).is_err());
     }
     thread::sleep(Duration::from_millis(900));
@@ -314,7 +428,7 @@ fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_i
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
     // All within one second, for no list to tell the difference.
-    for (round, fault) in [Fault::HangAfter, Fault::ResetAfter].into_iter().enumerate() {
+    for (round, fault) in [Fault::HangAfter, lost_answer()].into_iter().enumerate() {
         assert_eq!(save(&mount.path("c/f"), format!("old {round}").as_bytes()), Ok(()));
         assert_eq!(save(&mount.path("c/new"), format!("new {round}").as_bytes()), Ok(()));
         env.emulator.faults().inject(FaultRule::once(Upload, fault));
@@ -329,7 +443,7 @@ fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_i
     let mount = env.mount(&["--ttl", "1h", "--timeout", "1s"]);
     assert_eq!(save(&mount.path("c/f"), b"long and old"), Ok(()));
     assert_eq!(save(&mount.path("c/new"), b"new"), Ok(()));
-    env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+    env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
     assert!(fs::rename(mount.path("c/new"), mount.path("c/f")).is_err());
     wait_until("what the server has is read", || fs::read(mount.path("c/f")).unwrap() == b"new");
     assert_eq!(mount.unmount(&env), (0, 0));

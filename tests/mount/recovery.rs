@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::env::{
-    Env, Mount, fuse_is_missing, is_missing, noise, on_both_profiles, on_openai, save, wait_until,
+    Env, Mount, fuse_is_missing, is_missing, lost_answer, noise, on_both_profiles, on_openai, save,
+    wait_until,
 };
 use crate::steps::{KILLED, TOO_MANY, append, put, shown};
 use crate::tools::Tmpfs;
@@ -122,8 +123,8 @@ fn what_a_lost_answer_has_left_goes_whenever_the_daemon_dies() {
         let variables = [("FAILPOINTS", &*format!("{FAILPOINT}={step}*off->return"))];
         let mount = env.mount_with(&["--ttl", "50ms"], &variables);
         let mut told = save(&mount.path("c/f"), b"old").is_ok();
-        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
-        let is_lost = save(&mount.path("c/f"), b"lost") == Err(Errno::EIO);
+        env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
+        let is_lost = save(&mount.path("c/f"), b"lost") == Err(Errno::EPROTO);
         if told && is_lost {
             if again.is_empty() {
                 // What is swept up behind a list.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
 use containerfs::emulator::{Config, Fault, FaultRule, Profile};
 
-use crate::env::{Env, errno, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
+use crate::env::{Env, errno, fuse_is_missing, lost_answer, on_both_profiles, on_openai, save, wait_until};
 
 fn status(code: u16) -> Fault {
     Fault::Status { code, body: None, headers: BTreeMap::new() }
@@ -163,7 +163,7 @@ fn a_rename_without_an_answer_leaves_a_file_under_the_name_that_it_was_to_have()
         for name in ["f", "g"] {
             assert_eq!(save(&mount.path("c").join(name), name.as_bytes()), Ok(()));
         }
-        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetAfter));
+        env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
         let told = fs::rename(mount.path("c/g"), mount.path("c/f")).is_ok();
         for _ in 0..5 {
             thread::sleep(Duration::from_millis(80));

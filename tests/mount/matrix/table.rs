@@ -20,10 +20,10 @@ const TABLE: &str = "\
 503                     | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
 504                     | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
 reset before            | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          EIO          EIO
-reset after             | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          EIO          ok           EIO
+reset after             | EIO          EIO          EIO          ok     EIO          ok     EIO          ok           ok           ok           EIO          ok           EIO
 hang before headers     | ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ok     ETIMEDOUT    ok     ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT
 hang in the body        | ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ok     ETIMEDOUT    ok     ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT    ETIMEDOUT
-cut body                | EIO          EIO          EIO          ok     EIO          ok     EIO          EIO          EIO          EIO          ok           ok           ok
+cut body                | EIO          EIO          EIO          ok     EIO          ok     EIO          ok           ok           ok           ok           ok           ok
 body too long           | EPROTO       EPROTO       EPROTO       ok     EIO          ok     EIO          EPROTO       EPROTO       EPROTO       EPROTO       ok           EPROTO
 HTML with 200           | EPROTO       EPROTO       EPROTO       ok     EPROTO       ok     EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
 JSON of the wrong shape | EPROTO       EPROTO       EPROTO       ok     EPROTO       ok     EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO       EPROTO
