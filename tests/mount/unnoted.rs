@@ -98,6 +98,9 @@ fn what_gives_way_to_unsent_bytes_is_deleted_though_they_have_no_note_of_it() {
         env.store().put_upload(&id, "g~", b"goes");
         let mount = env.mount(&[]);
         assert_eq!(save(&mount.path("c/f~"), b"new"), Ok(()));
+        // After its last close, which nobody waits for.
+        let is_promised = |note: &String| note.contains("\"closed\": true");
+        wait_until("it is promised", || env.notes("meta.json").iter().any(is_promised));
         let unwritable = Unwritable::bytes_of(env, "f~");
         let _ = fs::rename(mount.path("c/f~"), mount.path("c/g~"));
         assert_eq!(mount.names("c"), ["g~"]);
