@@ -179,7 +179,10 @@ impl Vfs {
             first(&mut state);
             for id in &sent {
                 state.bury(&rename.container, id);
-                state.is_shown_no_more(&rename.container, id);
+                if state.is_shown_no_more(&rename.container, id) {
+                    // With the directory that it lay in.
+                    state.is_out_of_date(&rename.container);
+                }
             }
         }
         for id in sent {
@@ -416,12 +419,12 @@ impl Moved {
 }
 
 impl State {
-    /// Takes what shows a version out of the tree, if anything does.
-    fn is_shown_no_more(&mut self, container: &ContainerId, id: &FileId) {
+    /// Takes what shows a version out of the tree. Returns whether anything did.
+    fn is_shown_no_more(&mut self, container: &ContainerId, id: &FileId) -> bool {
         let container = self.tree.containers.get(container).and_then(|ino| self.tree.container(*ino));
-        if let Some(ino) = container.and_then(|container| container.files.get(id)).copied() {
-            self.tree.unlink(ino);
-        }
+        let shown = container.and_then(|container| container.files.get(id)).copied();
+        shown.into_iter().for_each(|ino| self.tree.unlink(ino));
+        shown.is_some()
     }
 
     /// The versions of a rename stand for their files from now on. Called when these have their new names.

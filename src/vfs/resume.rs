@@ -190,23 +190,16 @@ impl Vfs {
             let stands = |id: &FileId| files?.get(id).filter(|ino| !state.shelved.contains_key(ino)).copied();
             let stood = rename.replaces.iter().find_map(stands);
             // What was sent is shown where a list has told of it, and stays so until the rename is done if it is all
-            // that there is under the name.
-            let shown: Vec<Ino> = sent
-                .values()
-                .filter_map(|sent| files.and_then(|files| files.get(&sent.id)))
-                .copied()
-                .collect();
-            let is_alone = rename.is_of_a_file() && stood.is_none();
-            let stays =
-                |ino: &Ino| stood == Some(*ino) || (is_alone && state.tree.child(parent, name) == Some(*ino));
-            let goes: Vec<Ino> = shown.into_iter().filter(|ino| !stays(ino)).collect();
-            goes.into_iter().for_each(|ino| state.tree.unlink(ino));
+            // that there is under the new name.
             let target = stood.or_else(|| state.tree.child(parent, name));
-            let is_ours = |ino: Ino| match state.tree.get(ino).map(|node| node.children()) {
-                Some(Some(children)) => children.is_empty(),
-                _ => state.tree.file(ino).and_then(|file| file.id()).is_some_and(|id| {
-                    rename.replaces.contains(id) || sent.values().any(|sent| sent.id == *id)
-                }),
+            let sent_ids: HashSet<FileId> = sent.values().map(|sent| sent.id.clone()).collect();
+            let is_beside = |ino: &Ino| rename.is_of_a_file() && target != Some(*ino);
+            let shown = sent_ids.iter().filter_map(|id| files.and_then(|files| files.get(id)));
+            let beside: Vec<Ino> = shown.copied().filter(is_beside).collect();
+            beside.into_iter().for_each(|ino| state.tree.unlink(ino));
+            let is_ours = |ino: Ino| {
+                let id = state.tree.file(ino).and_then(|file| file.id());
+                state.holds_only(ino, &sent_ids) || id.is_some_and(|id| rename.replaces.contains(id))
             };
             let free = target.is_none_or(is_ours);
             source.filter(|_| free).map(|source| (source, target, parent, name.to_owned()))
@@ -392,30 +385,43 @@ impl State {
         target: Option<Ino>,
     ) -> bool {
         let Some(container) = self.tree.containers.get(&rename.container).copied() else { return false };
-        let is_dirty = |ino: Ino| self.writers.get(&ino).is_some_and(|writer| writer.inner().is_dirty());
         let is_source = self.tree.is_linked(source)
             && self.tree.path(source) == rename.from
             && match self.tree.file(source) {
                 Some(file) => {
                     let id = rename.moves.first().map(|step| &step.id);
                     let is_another = |id| self.renamed_behind.is_another(&rename.container, id);
-                    file.id() == id && !id.is_some_and(is_another) && !is_dirty(source)
+                    file.id() == id && !id.is_some_and(is_another) && !self.is_dirty(source)
                 }
                 None => true,
             };
         let stands = self.tree.find(container, &rename.to);
         let is_free =
             stands.into_iter().chain(target.filter(|target| self.tree.is_linked(*target))).all(|stands| {
-                match self.tree.get(stands).and_then(|node| node.children()) {
-                    Some(children) => children.is_empty(),
-                    None => {
-                        let id = self.tree.file(stands).and_then(|file| file.id());
-                        !is_dirty(stands)
-                            && id.is_some_and(|id| rename.replaces.contains(id) || sent.contains(id))
-                    }
-                }
+                let id = self.tree.file(stands).and_then(|file| file.id());
+                let is_replaced = id.is_some_and(|id| rename.replaces.contains(id));
+                self.holds_only(stands, sent) || (is_replaced && !self.is_dirty(stands))
             });
         is_source && is_free
+    }
+
+    /// Whether a file is one of these versions and nothing else, or a directory holds nothing but such files.
+    fn holds_only(&self, ino: Ino, versions: &HashSet<FileId>) -> bool {
+        let is_made_here = |ino: Ino| {
+            self.tree.get(ino).and_then(|node| node.children()).is_none_or(|children| children.is_empty())
+        };
+        let holds_only = |ino: Ino| match self.tree.file(ino) {
+            Some(file) => file.id().is_some_and(|id| versions.contains(id)) && !self.is_dirty(ino),
+            None => !is_made_here(ino) && self.holds_only(ino, versions),
+        };
+        match self.tree.get(ino).and_then(|node| node.children()) {
+            Some(children) => children.values().all(|child| holds_only(*child)),
+            None => holds_only(ino),
+        }
+    }
+
+    fn is_dirty(&self, ino: Ino) -> bool {
+        self.writers.get(&ino).is_some_and(|writer| writer.inner().is_dirty())
     }
 
     /// The next who asks for what is in a container has a list fetched.

@@ -4,7 +4,7 @@ use std::fs;
 
 use containerfs::emulator::{Fault, Kind};
 
-use crate::env::{Env, Mount, on_openai, save, wait_until};
+use crate::env::{Env, Mount, lost_answer, on_openai, save, wait_until};
 
 fn refuse(env: &Env) {
     env.inject(Kind::Upload, Fault::Status { code: 400, body: None, headers: Default::default() });
@@ -399,7 +399,7 @@ fn what_is_thrown_away_without_an_answer_leaves_what_it_was_to_replace() {
         env.store().put_upload(&id, "a", b"base");
         for has_a_mount in [true, false] {
             let mount = env.mount(&["--ttl", "50ms"]);
-            env.inject(Kind::Upload, Fault::ResetAfter);
+            env.inject(Kind::Upload, lost_answer());
             assert!(save(&mount.path("c/a"), b"saved").is_err());
             env.emulator.faults().clear();
             if has_a_mount {
