@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// A name that no server of names knows.
 const NAME: &str = "containers.test";
@@ -27,6 +28,8 @@ pub(crate) struct Gate {
     strangers: TlsAcceptor,
     /// Ends the listener and every connection.
     open: Mutex<CancellationToken>,
+    /// The listener and the connections.
+    under_way: TaskTracker,
     dir: PathBuf,
 }
 
@@ -47,6 +50,7 @@ impl Gate {
             ours,
             strangers,
             open: Mutex::new(token.clone()),
+            under_way: TaskTracker::new(),
             dir: dir.to_owned(),
         };
         gate.remember_the_name();
@@ -79,9 +83,15 @@ impl Gate {
         led
     }
 
-    /// Connections are refused; those that stand are cut.
+    /// Connections are refused; those that stood have been cut, and their other end has had time to notice: what is
+    /// sent over one that breaks may have arrived.
     pub(crate) fn refuse(&self) {
         self.open.lock().unwrap().cancel();
+        self.under_way.close();
+        self.runtime.block_on(async {
+            self.under_way.wait().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        });
     }
 
     /// Somebody else answers.
@@ -124,22 +134,23 @@ impl Gate {
     }
 
     fn listen(&self, listener: TcpListener, acceptor: TlsAcceptor, token: CancellationToken) {
-        let upstream = self.upstream;
-        self.runtime.spawn(async move {
+        let (upstream, under_way) = (self.upstream, self.under_way.clone());
+        let listens = async move {
             loop {
                 let stream = tokio::select! {
                     () = token.cancelled() => return,
                     accepted = listener.accept() => accepted.unwrap().0,
                 };
                 let (acceptor, token) = (acceptor.clone(), token.clone());
-                tokio::spawn(async move {
+                under_way.spawn(async move {
                     tokio::select! {
                         () = token.cancelled() => {}
                         () = pass(stream, acceptor, upstream) => {}
                     }
                 });
             }
-        });
+        };
+        self.under_way.spawn_on(listens, self.runtime.handle());
     }
 }
 
