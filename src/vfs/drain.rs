@@ -1,18 +1,23 @@
 //! The end of a mount: everything that was handed over goes to the server, or is named.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::api::FileId;
 use crate::api::priority::{self, Urgency};
+use crate::api::{ContainerId, FileId};
 use crate::journal::scratch::Class;
 use crate::namespace::inode::Ino;
 use crate::vfs::Vfs;
 use crate::vfs::deadline::Deadline;
 use crate::vfs::promise::When;
+
+/// For how long the end of a mount waits for lists that may show what lost POSTs have made; the next mount sees it too.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// Something that is not on the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,7 @@ impl Vfs {
         for _ in 0..2 {
             deadline.keep(priority::with(Urgency::Behind, self.send_everything())).await;
         }
+        deadline.keep(tokio::time::timeout(LAST_LOOK, self.look_for_lost())).await;
         self.behind.close();
         deadline.keep(self.behind.wait()).await;
         deadline.keep(self.delete_everything()).await;
@@ -136,6 +142,29 @@ impl Vfs {
             .for_each_concurrent(self.config.max_connections, |ino| async move {
                 if let Err(error) = self.commit(ino, When::Ended).await {
                     tracing::warn!(%error, "a file could not be uploaded; its bytes are kept");
+                }
+            })
+            .await;
+    }
+
+    /// Deletes what lost POSTs have made beside newer saves: lists may have shown it too late.
+    async fn look_for_lost(self: &Arc<Self>) {
+        if self.config.no_delete {
+            return;
+        }
+        let containers: HashSet<ContainerId> = {
+            let state = self.state();
+            let containers = state.lost.iter().map(|lost| lost.container.clone());
+            containers.filter(|container| state.tree.containers.contains_key(container)).collect()
+        };
+        futures_util::stream::iter(containers)
+            .for_each_concurrent(self.config.max_connections, |container| async move {
+                let asked = Instant::now();
+                match self.ensure_listed_since(&container, asked).await {
+                    Ok(()) => self.clone().sweep_lost(container, asked).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "what lost uploads have made is left to the next mount");
+                    }
                 }
             })
             .await;

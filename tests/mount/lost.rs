@@ -489,3 +489,22 @@ fn what_a_lost_answer_has_left_does_not_come_back_where_its_file_is_renamed() {
     is_shown_once(&env, &id, &["g"]);
     assert_eq!(env.bytes_on_server(&id, "g"), b"newer");
 }
+
+/// Nobody looks once the list has caught up.
+#[test]
+fn the_end_of_a_mount_finds_what_a_list_has_shown_too_late() {
+    if fuse_is_missing() {
+        return;
+    }
+    let lag = Duration::from_millis(900);
+    let env = server_that_lags(Profile::Openai, lag);
+    let id = env.container("c");
+    let mount = env.mount(&[]);
+    env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
+    assert!(save(&mount.path("c/f"), b"without an answer").is_err());
+    assert_eq!(save(&mount.path("c/f"), b"with one"), Ok(()));
+    assert_eq!(env.versions(&id, "f").len(), 2, "a list has shown it already");
+    thread::sleep(lag);
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(env.only_version(&id, "f"), Some(b"with one".to_vec()));
+}
