@@ -310,6 +310,25 @@ impl Staging {
         }
     }
 
+    /// Writes `meta.json` again, durably, if it says that the bytes replace the version `id`: they do no more.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn replaces_no_more(&self, id: &FileId) -> io::Result<()> {
+        let turn = self.turns.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut written = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who set out before asks again.
+        written.turn = written.turn.max(turn);
+        let Some(mut meta) = self.meta().filter(|_| !written.discarded) else { return Ok(()) };
+        if !meta.replaced().any(|replaced| replaced == id) {
+            return Ok(());
+        }
+        meta.replaces.take_if(|replaced| replaced == id);
+        meta.also_replaces.retain(|replaced| replaced != id);
+        steps::step();
+        note::write(&self.dir, NOTE, &meta, true)
+    }
+
     /// What `meta.json` says, if it is there and whole.
     pub fn meta(&self) -> Option<Meta> {
         note::read(&self.dir, NOTE).ok()

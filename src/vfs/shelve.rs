@@ -274,7 +274,9 @@ impl Vfs {
             others
         };
         for (ino, writer) in others {
-            if let Err(error) = self.settle_writer(ino, &writer) {
+            let older = writer.inner().all_older();
+            let older = older.iter().try_for_each(|older| older.replaces_no_more(arrived));
+            if let Err(error) = self.settle_writer(ino, &writer).and(older.map_err(Error::from)) {
                 tracing::warn!(%error, "a file would replace the one that has its version now, after a crash");
             }
         }

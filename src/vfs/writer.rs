@@ -215,6 +215,11 @@ impl Inner {
         self.kept.iter().filter(rests).cloned().collect()
     }
 
+    /// Older bytes, those that travel and those of files that this one took the place of among them.
+    pub(super) fn all_older(&self) -> Vec<Arc<Staging>> {
+        self.kept.iter().chain(&self.inherited).cloned().collect()
+    }
+
     /// Whether somebody has to see to it that changed attributes are noted beside promised bytes.
     pub(super) fn begins_to_note_attributes(&mut self) -> bool {
         let begins = self.promised && !self.noting_attributes;

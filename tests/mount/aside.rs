@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
-use containerfs::emulator::{Config, Fault, Profile, ReplaceByName};
+use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
 use containerfs::journal::steps::{FAILPOINT, INTENDED};
 
 use crate::env::{Env, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
@@ -517,4 +517,30 @@ fn what_was_moved_aside_outlives_a_crash_at_any_step_of_a_rename_to_its_name() {
             assert!(steps > 1, "it died at {steps} steps only");
         }
     }
+}
+
+#[test]
+fn what_takes_a_path_outlives_a_crash_amid_an_upload_of_what_has_left_it() {
+    if fuse_is_missing() {
+        return;
+    }
+    let mut config = Config::new(Profile::Openai);
+    config.quirks.replace_by_name = ReplaceByName::SameId;
+    let env = Env::of(config);
+    let id = env.container("c");
+    env.store().put_upload(&id, "f", b"old");
+    let mut mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangBefore));
+    mount.sh("c", "mv f g");
+    wait_until("it travels", || env.count(Upload) == 1);
+    mount.sh("c", "printf ' and more' >> g; printf new > f");
+    wait_until("what has its path has arrived", || {
+        let is_noted = env.notes("meta.json").iter().any(|note| note.contains("\"path\": \"f\""));
+        env.only_version(&id, "f").as_deref() == Some(b"new") && !is_noted
+    });
+    mount.kill();
+    drop(mount);
+    let mount = env.mount(&[]);
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(on_server(&env, &id), [held("f", "new"), held("g", "old and more")]);
 }
