@@ -262,6 +262,8 @@ impl Vfs {
         for (_, copied) in answered {
             let Some(made) = &copied.made else { continue };
             let file = self.still_there(container, made).await?;
+            // Nor has another POST made it that had no answer.
+            self.state().not_lost(container, &copied.sent.path, made);
             sent.extend(file.map(|file| copied.is_made(&file)));
         }
         for (note, copied) in unanswered {

@@ -5,10 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::Upload;
-use containerfs::emulator::{Config, Fault, Profile, ReplaceByName};
+use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
+use containerfs::journal::steps::FAILPOINT;
 use nix::errno::Errno;
 
 use crate::env::{Env, fuse_is_missing, save, wait_until};
+use crate::steps::{KILLED, TOO_MANY};
 
 /// A server that keeps ids gives the new file that of the renamed one, or what has been sent that of what it replaced.
 #[test]
@@ -113,4 +115,32 @@ fn what_a_rename_has_replaced_by_name_is_there_until_it_is_taken_up() {
         assert_eq!(env.only_version(&id, "new"), Some(b"renamed".to_vec()), "{fault:?}");
         assert_eq!(env.store().files(&id).len(), 1, "{fault:?}");
     }
+}
+
+/// Its first POST had no answer, and its second is not taken for what that has made.
+#[test]
+fn a_rename_that_was_sent_twice_leaves_its_file_whenever_the_daemon_dies() {
+    if fuse_is_missing() {
+        return;
+    }
+    let dies_at = |step: usize| {
+        let env = Env::of(Config::new(Profile::Openai));
+        let id = env.container("c");
+        env.store().put_upload(&id, "old", b"renamed");
+        let mount = env.mount_with(&[], &[("FAILPOINTS", &format!("{FAILPOINT}={step}*off->return"))]);
+        env.emulator.faults().inject(FaultRule::once(Upload, Fault::ResetBefore));
+        let renamed = fs::rename(mount.path("c/old"), mount.path("c/new")).is_ok();
+        let died = mount.unmount(&env).1 == KILLED;
+        for _ in 0..2 {
+            let mount = env.mount(&["--ttl", "50ms"]);
+            mount.sh("c", "ls; sleep 0.1; ls");
+            assert_eq!(mount.unmount(&env), (0, 0), "step {step}");
+        }
+        let names = if renamed { &["new"][..] } else { &["new", "old"] };
+        let versions = names.iter().filter_map(|name| env.only_version(&id, name));
+        assert_eq!(versions.collect::<Vec<_>>(), [b"renamed"], "step {step}");
+        died
+    };
+    let steps = (0..TOO_MANY).take_while(|step| dies_at(*step)).count();
+    assert!((2..TOO_MANY).contains(&steps), "it died at {steps} steps");
 }
