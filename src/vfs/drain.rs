@@ -147,7 +147,7 @@ impl Vfs {
             .await;
     }
 
-    /// Deletes what lost POSTs have made beside newer saves: lists may have shown it too late.
+    /// Has lists fetched that may show what lost POSTs have made beside newer saves, which is deleted behind them.
     async fn look_for_lost(self: &Arc<Self>) {
         if self.config.no_delete {
             return;
@@ -159,12 +159,8 @@ impl Vfs {
         };
         futures_util::stream::iter(containers)
             .for_each_concurrent(self.config.max_connections, |container| async move {
-                let asked = Instant::now();
-                match self.ensure_listed_since(&container, asked).await {
-                    Ok(()) => self.clone().sweep_lost(container, asked).await,
-                    Err(error) => {
-                        tracing::debug!(%error, "what lost uploads have made is left to the next mount");
-                    }
+                if let Err(error) = self.ensure_listed_since(&container, Instant::now()).await {
+                    tracing::debug!(%error, "what lost uploads have made is left to the next mount");
                 }
             })
             .await;

@@ -266,7 +266,8 @@ impl Vfs {
             self.look_for_phantoms(&container);
             self.delete_again(&container);
             if self.state().lost_posts(&container).next().is_some() {
-                tokio::spawn(self.clone().sweep_lost(container.clone(), started));
+                // The end of a mount waits for it.
+                self.behind.spawn(self.clone().sweep_lost(container.clone(), started));
             }
             self.check_all_missing(&container, changes.missing).await;
         }
