@@ -452,11 +452,7 @@ impl State {
         for other in self.lost.iter_mut().filter(|other| other.is_same(lost)) {
             other.known.insert(id.clone());
         }
-        if let Some(ino) = self.tree.containers.get(&lost.container).copied()
-            && let Some(container) = self.tree.container_mut(ino)
-        {
-            container.listed = None;
-        }
+        self.is_out_of_date(&lost.container);
     }
 
     /// Takes out of a list what lost POSTs may have made: it belongs to files that are shown anyway.

@@ -274,9 +274,10 @@ impl Vfs {
             others
         };
         for (ino, writer) in others {
-            let older = writer.inner().all_older();
-            let older = older.iter().try_for_each(|older| older.replaces_no_more(arrived));
-            if let Err(error) = self.settle_writer(ino, &writer).and(older.map_err(Error::from)) {
+            // Those that travel too, which are not promised again.
+            let stagings: Vec<_> = writer.inner().stagings().cloned().collect();
+            let noted = stagings.iter().try_for_each(|staging| staging.replaces_no_more(arrived));
+            if let Err(error) = self.settle_writer(ino, &writer).and(noted.map_err(Error::from)) {
                 tracing::warn!(%error, "a file would replace the one that has its version now, after a crash");
             }
         }

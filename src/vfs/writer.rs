@@ -110,8 +110,13 @@ impl Inner {
 
     /// Whether the staging file with this number is among those of the file.
     pub(super) fn holds(&self, serial: u64) -> bool {
-        let older = self.kept.iter().chain(&self.inherited);
-        self.staging.iter().chain(older).any(|staging| staging.serial() == serial)
+        self.stagings().any(|staging| staging.serial() == serial)
+    }
+
+    /// Everything that lies in the journal for this file: the present bytes, older ones, also those that travel, and
+    /// those of files that it took the place of.
+    pub(super) fn stagings(&self) -> impl Iterator<Item = &Arc<Staging>> {
+        self.staging.iter().chain(&self.kept).chain(&self.inherited)
     }
 
     /// Takes out older bytes; none if those with this number are the present ones, or others'.
@@ -213,11 +218,6 @@ impl Inner {
     pub(super) fn older_at_rest(&self) -> Vec<Arc<Staging>> {
         let rests = |older: &&Arc<Staging>| Some(older.serial()) != self.travels;
         self.kept.iter().filter(rests).cloned().collect()
-    }
-
-    /// Older bytes, those that travel and those of files that this one took the place of among them.
-    pub(super) fn all_older(&self) -> Vec<Arc<Staging>> {
-        self.kept.iter().chain(&self.inherited).cloned().collect()
     }
 
     /// Whether somebody has to see to it that changed attributes are noted beside promised bytes.

@@ -244,7 +244,7 @@ fn is_intended(env: &Env, what: &str) -> bool {
 }
 
 /// A program is in the middle of `work` when its daemon is killed.
-fn killed_amid(env: &Env, uploads: usize, fault: FaultRule, work: impl FnOnce(&Mount) + Send) {
+pub(crate) fn killed_amid(env: &Env, uploads: usize, fault: FaultRule, work: impl FnOnce(&Mount) + Send) {
     let mut mount = env.mount(&[]);
     env.emulator.forget_requests();
     env.emulator.faults().inject(fault);

@@ -10,6 +10,7 @@ use containerfs::journal::steps::FAILPOINT;
 use nix::errno::Errno;
 
 use crate::env::{Env, fuse_is_missing, save, wait_until};
+use crate::recovery::killed_amid;
 use crate::steps::{KILLED, TOO_MANY};
 
 /// A server that keeps ids gives the new file that of the renamed one, or what has been sent that of what it replaced.
@@ -32,20 +33,14 @@ fn what_is_saved_while_a_rename_is_taken_up_stays_where_ids_are_kept() {
             env.store().put_upload(&id, new, b"it stood");
         }
         env.store().put_upload(&id, old, b"renamed");
-        let mut mount = env.mount(&[]);
         if of_a_directory {
+            let mount = env.mount(&[]);
             mount.sh("c", "mkdir probed; touch probed/f; rm -r probed");
-            wait_until("the probe is gone", || env.store().files(&id).len() == 1);
+            assert_eq!(mount.unmount(&env), (0, 0));
         }
-        env.inject(Upload, fault.clone());
-        let before = env.count(Upload);
-        let (from, to) = (mount.path(&format!("c/{from}")), mount.path(&format!("c/{to}")));
-        let renamed = thread::spawn(move || fs::rename(from, to));
-        wait_until("it is under way", || env.count(Upload) > before);
-        mount.kill();
-        let _ = renamed.join();
-        drop(mount);
-        env.emulator.faults().clear();
+        killed_amid(&env, 1, FaultRule::once(Upload, fault.clone()), |mount| {
+            let _ = fs::rename(mount.path(&format!("c/{from}")), mount.path(&format!("c/{to}")));
+        });
         env.emulator.set_latency(Duration::from_millis(200));
         let mount = env.mount(&["--ttl", "50ms"]);
         thread::sleep(delay);
@@ -88,17 +83,11 @@ fn what_a_rename_has_replaced_by_name_is_there_until_it_is_taken_up() {
         config.quirks.replace_by_name = ReplaceByName::Replace;
         let env = Env::of(config);
         let id = env.container("c");
-        let mut mount = env.mount(&[]);
-        mount.sh("c", "printf 'it stood' > new; printf renamed > old");
-        env.inject(Upload, fault.clone());
-        let before = env.count(Upload);
-        let (from, to) = (mount.path("c/old"), mount.path("c/new"));
-        let renamed = thread::spawn(move || fs::rename(from, to));
-        wait_until("it is under way", || env.count(Upload) > before);
-        mount.kill();
-        let _ = renamed.join();
-        drop(mount);
-        env.emulator.faults().clear();
+        env.store().put_upload(&id, "new", b"it stood");
+        env.store().put_upload(&id, "old", b"renamed");
+        killed_amid(&env, 1, FaultRule::once(Upload, fault.clone()), |mount| {
+            let _ = fs::rename(mount.path("c/old"), mount.path("c/new"));
+        });
         env.emulator.set_latency(Duration::from_millis(300));
         let mount = env.mount(&["--ttl", "50ms"]);
         let is_taken_up = || !env.notes("intent.json").iter().any(|intent| intent.contains("\"posted\""));
