@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use containerfs::emulator::Kind::{DeleteFile, Upload};
-use containerfs::emulator::{Config, Fault, FaultRule, Profile, ReplaceByName};
+use containerfs::emulator::{Fault, FaultRule, Profile, ReplaceByName};
 use containerfs::journal::steps::{FAILPOINT, INTENDED};
 
 use crate::env::{Env, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
@@ -187,7 +187,6 @@ fn what_was_moved_aside_unsent_stays_there_when_its_successor_has_arrived() {
 
 #[test]
 fn what_was_moved_aside_does_not_replace_what_has_got_its_id() {
-    use containerfs::emulator::{Config, Profile, ReplaceByName};
     if crate::env::fuse_is_missing() {
         return;
     }
@@ -198,9 +197,7 @@ fn what_was_moved_aside_does_not_replace_what_has_got_its_id() {
         "printf 1 > h && mv h f && mv f g && mv g g~",
     ];
     for moves in moves {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"old");
         let mut mount = env.mount(&["--write-back", "--write-back-delay", "300ms", "--ttl", "50ms"]);
@@ -246,7 +243,6 @@ fn what_was_moved_aside_outlives_a_successor_that_is_removed() {
 /// has it.
 #[test]
 fn what_was_moved_aside_and_is_written_does_not_claim_what_has_got_its_id() {
-    use containerfs::emulator::{Config, Profile, ReplaceByName};
     use containerfs::journal::steps::FAILPOINT;
     if crate::env::fuse_is_missing() {
         return;
@@ -259,9 +255,7 @@ fn what_was_moved_aside_and_is_written_does_not_claim_what_has_got_its_id() {
         if met == 2 {
             break;
         }
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"old");
         let variables = [("FAILPOINTS", &*format!("{FAILPOINT}=sleep({pause})"))];
@@ -337,9 +331,7 @@ fn what_takes_a_path_outlives_the_removal_of_what_has_left_it() {
         if fuse_is_missing() {
             return;
         }
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"old");
         let variables = [("FAILPOINTS", &*format!("{INTENDED}=1*sleep(1200)->off"))];
@@ -367,9 +359,7 @@ fn what_takes_a_path_outlives_a_move_over_what_has_left_it() {
         if fuse_is_missing() {
             return;
         }
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
         let id = env.container("c");
         for name in ["f", "g"] {
             env.store().put_upload(&id, name, name.as_bytes());
@@ -404,9 +394,7 @@ fn what_is_saved_without_the_right_to_delete_outlives_a_deletion_of_its_id() {
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Openai);
-    config.quirks.replace_by_name = ReplaceByName::SameId;
-    let env = Env::of(config);
+    let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
     let id = env.container("c");
     env.store().put_upload(&id, "f", b"old");
     env.store().put_upload(&id, "g", b"unwanted");
@@ -486,9 +474,7 @@ fn what_was_moved_aside_goes_with_all_who_would_have_replaced_it() {
 #[test]
 fn what_was_moved_aside_outlives_a_crash_at_any_step_of_a_rename_to_its_name() {
     let dies_at = |replace: ReplaceByName, step: usize| {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = replace;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, replace);
         let id = env.container("c");
         let mount = env.mount(&[]);
         put(&mount, "f", "old");
@@ -524,9 +510,7 @@ fn what_takes_a_path_outlives_a_crash_amid_an_upload_of_what_has_left_it() {
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Openai);
-    config.quirks.replace_by_name = ReplaceByName::SameId;
-    let env = Env::of(config);
+    let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
     let id = env.container("c");
     env.store().put_upload(&id, "f", b"old");
     let mut mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use containerfs::emulator::{Config, Emulator, Fault, FaultRule, Kind, Profile, Store, StoredFile};
+use containerfs::emulator::{
+    Config, Emulator, Fault, FaultRule, Kind, Profile, ReplaceByName, Store, StoredFile,
+};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -90,6 +92,13 @@ impl Env {
         let runtime = Runtime::new().unwrap();
         let emulator = runtime.block_on(Emulator::start(config, ([127, 0, 0, 1], 0).into())).unwrap();
         Self { emulator, dir: tempfile::tempdir().unwrap(), _runtime: runtime }
+    }
+
+    /// With a server that does `replace` with a second version of a path.
+    pub(crate) fn that_replaces(profile: Profile, replace: ReplaceByName) -> Self {
+        let mut config = Config::new(profile);
+        config.quirks.replace_by_name = replace;
+        Self::of(config)
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -29,12 +29,6 @@ fn server_that_lags(profile: Profile, lag: Duration) -> Env {
     Env::of(config)
 }
 
-fn server_that_replaces(profile: Profile, replace: ReplaceByName) -> Env {
-    let mut config = Config::new(profile);
-    config.quirks.replace_by_name = replace;
-    Env::of(config)
-}
-
 fn lose_an_answer(env: &Env) {
     env.emulator.faults().inject(FaultRule::once(Upload, lost_answer()));
 }
@@ -213,9 +207,7 @@ fn what_an_earlier_mount_was_to_delete_stays_once_it_is_another_files() {
         return;
     }
     let dies_at = |step: usize| {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
         let id = env.container("c");
         env.store().put_upload(&id, "f", b"old");
         let flags = ["--write-back", "--write-back-delay", "300ms"];
@@ -287,7 +279,7 @@ fn a_rename_without_an_answer_stands_where_the_server_has_carried_it_out() {
     if fuse_is_missing() {
         return;
     }
-    let env = server_that_replaces(Profile::Plain, ReplaceByName::Replace);
+    let env = Env::that_replaces(Profile::Plain, ReplaceByName::Replace);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "50ms"]);
     for round in 0..40 {
@@ -394,7 +386,7 @@ fn a_rename_whose_answer_stays_away_leaves_what_the_server_has_put_in_the_place_
     if fuse_is_missing() {
         return;
     }
-    let env = server_that_replaces(Profile::Plain, ReplaceByName::Replace);
+    let env = Env::that_replaces(Profile::Plain, ReplaceByName::Replace);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
     for from in ["a", ".goutputstream-1", "sedAbCdEf", "new.tmp"] {
@@ -424,7 +416,7 @@ fn what_a_rename_without_an_answer_has_left_under_an_id_that_was_there_is_what_i
     if fuse_is_missing() {
         return;
     }
-    let env = server_that_replaces(Profile::Openai, ReplaceByName::SameId);
+    let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "100ms", "--timeout", "1s"]);
     // All within one second, for no list to tell the difference.
@@ -472,7 +464,7 @@ fn what_a_lost_answer_has_left_does_not_come_back_where_its_file_is_renamed() {
     if fuse_is_missing() {
         return;
     }
-    let env = server_that_replaces(Profile::Plain, ReplaceByName::Replace);
+    let env = Env::that_replaces(Profile::Plain, ReplaceByName::Replace);
     let id = env.container("c");
     let mount = env.mount(&["--ttl", "50ms"]);
     assert_eq!(save(&mount.path("c/f"), b"old"), Ok(()));

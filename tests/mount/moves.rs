@@ -5,7 +5,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use containerfs::emulator::{Config, Fault, FaultRule, Kind::Upload, Profile, ReplaceByName};
+use containerfs::emulator::{Fault, FaultRule, Kind::Upload, Profile, ReplaceByName};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::env::{Env, Mount, fuse_is_missing, on_both_profiles, on_openai, save, wait_until};
@@ -59,9 +59,7 @@ fn what_is_saved_or_made_in_a_directory_that_is_being_renamed_stands_under_its_n
         return;
     }
     for replace in [ReplaceByName::Second, ReplaceByName::Replace, ReplaceByName::SameId] {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = replace;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, replace);
         let id = env.container("c");
         let mount = env.mount(&[]);
         mount.sh("c", "mkdir -p d/s; echo -n 1 > d/s/x; echo -n 2 > d/s/y");

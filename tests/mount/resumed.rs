@@ -21,9 +21,7 @@ fn what_is_saved_while_a_rename_is_taken_up_stays_where_ids_are_kept() {
     }
     let saved_after = |fault: &Fault, of_a_directory: bool, delay: Duration| {
         let context = format!("{fault:?}, of a directory: {of_a_directory}, after {delay:?}");
-        let mut config = Config::new(Profile::Plain);
-        config.quirks.replace_by_name = ReplaceByName::SameId;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Plain, ReplaceByName::SameId);
         let id = env.container("c");
         let (from, to, old, new) = match of_a_directory {
             true => ("old", "new", "old/f", "new/f"),
@@ -79,9 +77,7 @@ fn what_a_rename_has_replaced_by_name_is_there_until_it_is_taken_up() {
         return;
     }
     for fault in [Fault::HangAfter, Fault::HangBefore] {
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = ReplaceByName::Replace;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, ReplaceByName::Replace);
         let id = env.container("c");
         env.store().put_upload(&id, "new", b"it stood");
         env.store().put_upload(&id, "old", b"renamed");

@@ -328,11 +328,7 @@ fn dies_at_every_step_where_names_are_replaced(name: &str) {
 fn dies_at_every_step_on(profile: Profile, replace: ReplaceByName, deed: &Deed) {
     if !fuse_is_missing() {
         let name = deed.name;
-        let server = || {
-            let mut config = Config::new(profile);
-            config.quirks.replace_by_name = replace;
-            Env::of(config)
-        };
+        let server = || Env::that_replaces(profile, replace);
         let steps = (0..TOO_MANY).take_while(|step| dies_at(&server(), deed, *step)).count();
         assert!(steps > 1, "{name}: it died at {steps} steps only; are failpoints compiled in?");
         assert!(steps < TOO_MANY);

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use containerfs::emulator::Kind::{Content, DeleteFile, Upload};
-use containerfs::emulator::{Config, Fault, FaultRule, Profile};
+use containerfs::emulator::{Fault, FaultRule, Profile};
 
 use crate::env::{Env, errno, fuse_is_missing, lost_answer, on_both_profiles, on_openai, save, wait_until};
 
@@ -155,9 +155,7 @@ fn a_rename_without_an_answer_leaves_a_file_under_the_name_that_it_was_to_have()
         if fuse_is_missing() {
             return;
         }
-        let mut config = Config::new(Profile::Openai);
-        config.quirks.replace_by_name = replace;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Openai, replace);
         let id = env.container("c");
         let mount = env.mount(&["--ttl", "50ms"]);
         for name in ["f", "g"] {
@@ -183,9 +181,7 @@ fn a_rename_that_is_called_off_leaves_what_has_taken_the_place_of_another() {
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Openai);
-    config.quirks.replace_by_name = containerfs::emulator::ReplaceByName::Replace;
-    let env = Env::of(config);
+    let env = Env::that_replaces(Profile::Openai, containerfs::emulator::ReplaceByName::Replace);
     let id = env.container("c");
     let mut mount = env.mount(&[]);
     for name in ["f", "g"] {
@@ -495,9 +491,7 @@ fn a_server_that_replaces_by_name_keeps_a_whole_version_at_every_save() {
     }
     use containerfs::emulator::ReplaceByName::{Replace, SameId};
     for replace in [Replace, SameId] {
-        let mut config = Config::new(Profile::Plain);
-        config.quirks.replace_by_name = replace;
-        let env = Env::of(config);
+        let env = Env::that_replaces(Profile::Plain, replace);
         let id = env.container("c");
         let mount = env.mount(&["--ttl", "0s"]);
         for number in 0..5 {
@@ -516,9 +510,7 @@ fn a_deletion_that_is_tried_again_spares_a_newer_file_of_the_name() {
     if fuse_is_missing() {
         return;
     }
-    let mut config = Config::new(Profile::Plain);
-    config.quirks.replace_by_name = containerfs::emulator::ReplaceByName::SameId;
-    let env = Env::of(config);
+    let env = Env::that_replaces(Profile::Plain, containerfs::emulator::ReplaceByName::SameId);
     let id = env.container("c");
     env.store().put_upload(&id, "f", b"old");
     let mount = env.mount(&["--write-back", "--write-back-delay", "0s"]);
