@@ -1,7 +1,8 @@
 //! Real files that are moved aside under scratch names, again and again and over each other: what the server has of
 //! them goes when nobody can see it any more, and not before its successor is there.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
@@ -523,6 +524,34 @@ fn what_takes_a_path_outlives_a_crash_amid_an_upload_of_what_has_left_it() {
         env.only_version(&id, "f").as_deref() == Some(b"new") && !is_noted
     });
     mount.kill();
+    drop(mount);
+    let mount = env.mount(&[]);
+    assert_eq!(mount.unmount(&env), (0, 0));
+    assert_eq!(on_server(&env, &id), [held("f", "new"), held("g", "old and more")]);
+}
+
+/// `fsync` sends the present bytes of a file that is open still.
+#[test]
+fn what_takes_a_path_outlives_a_crash_amid_an_fsync_of_what_has_left_it() {
+    if fuse_is_missing() {
+        return;
+    }
+    let env = Env::that_replaces(Profile::Openai, ReplaceByName::SameId);
+    let id = env.container("c");
+    env.store().put_upload(&id, "f", b"old");
+    let mut mount = env.mount(&[]);
+    let moved = File::options().append(true).open(mount.path("c/f")).unwrap();
+    (&moved).write_all(b" and more").unwrap();
+    fs::rename(mount.path("c/f"), mount.path("c/g")).unwrap();
+    let sent = env.count(Upload);
+    env.emulator.faults().inject(FaultRule::once(Upload, Fault::HangBefore));
+    thread::scope(|scope| {
+        let synced = scope.spawn(|| moved.sync_all());
+        wait_until("it travels", || env.count(Upload) > sent);
+        assert_eq!(save(&mount.path("c/f"), b"new"), Ok(()));
+        assert!(!synced.is_finished(), "it has arrived: the test shows nothing");
+        mount.kill();
+    });
     drop(mount);
     let mount = env.mount(&[]);
     assert_eq!(mount.unmount(&env), (0, 0));
